@@ -1,0 +1,84 @@
+"""Argument checks shared by every module: one wording for what came, what was wanted and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``; near matches are suggested."""
+    if value in choices:
+        return
+    near = near_matches(str(value), choices)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}.{hint}")
+
+
+def near_matches(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
+    """Names that look like ``name``, best first."""
+    return difflib.get_close_matches(name, list(names), n=limit, cutoff=0.5)
+
+
+def check_tensor(name: str, value: object, *, wanted: str = "a tensor") -> Tensor:
+    """Raise ``TypeError`` unless ``value`` is a tensor; returns it."""
+    if isinstance(value, Tensor):
+        return value
+    raise TypeError(f"{name} must be {wanted}, got {describe(value)}.")
+
+
+def check_images(name: str, images: object) -> Tensor:
+    """Raise unless ``images`` is an image batch of shape (N, C, H, W), uint8 or floating point; returns it."""
+    tensor = check_tensor(name, images, wanted="an image tensor (N, C, H, W), uint8 or floating point in [0, 1]")
+    if tensor.ndim != 4:
+        raise ValueError(f"{name} must have shape (N, C, H, W), got {tuple(tensor.shape)}.")
+    if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
+        raise TypeError(f"{name} must be uint8 or floating point, got {tensor.dtype}.")
+    return tensor
+
+
+def check_unit_range(name: str, images: Tensor) -> None:
+    """Raise ``ValueError`` unless all values lie in [0, 1] and none is NaN; uint8 always passes. Synchronises."""
+    if images.dtype == torch.uint8 or images.numel() == 0:
+        return
+    low, high = (float(v) for v in torch.aminmax(images.detach()))
+    if not (low >= 0.0 and high <= 1.0):  # also catches NaN
+        raise ValueError(
+            f"{name} must lie in [0, 1], got values from {low:.4g} to {high:.4g}. "
+            "Pass raw images: normalisation belongs to the model or to its wrapper, not to the images."
+        )
+
+
+def check_positive(name: str, value: float, *, zero: bool = False) -> None:
+    """Raise unless ``value`` is a finite real number above zero (or at least zero with ``zero=True``)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {describe(value)}.")
+    if not (value > 0 or (zero and value == 0)) or value == float("inf"):
+        raise ValueError(f"{name} must be a finite number {'>= 0' if zero else '> 0'}, got {value!r}.")
+
+
+def check_pairs(pairs: object, n: int) -> Tensor:
+    """Raise unless ``pairs`` is a non-empty integer tensor (P, 2); on CPU also unless it holds rows of ``n`` images."""
+    tensor = check_tensor("pairs", pairs, wanted="an integer tensor (P, 2)")
+    if tensor.ndim != 2 or tensor.shape[1] != 2 or tensor.shape[0] == 0 or tensor.is_floating_point():
+        raise ValueError(f"pairs must have shape (P, 2) of integers with P >= 1, got {describe(tensor)}.")
+    if not tensor.is_cuda:  # reading values would synchronise
+        low, high = int(tensor.min()), int(tensor.max())
+        if low < 0 or high >= n:
+            raise ValueError(f"pairs must be rows of the {n} images, 0 to {n - 1}, got {low} to {high}.")
+    return tensor
+
+
+def describe(value: Any) -> str:
+    """Type of ``value``, with the types inside when it is a tuple, list or dict, and the shape when a tensor."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of ({', '.join(type(v).__name__ for v in value)})"
+    if isinstance(value, dict):
+        return f"a dict with keys {list(value)!r}"
+    return f"{type(value).__name__} {value!r}" if isinstance(value, (str, int, float)) else type(value).__name__

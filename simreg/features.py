@@ -1,0 +1,286 @@
+"""Reading the features of named layers through forward hooks that are inert except during a pass of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simreg._checks import describe
+from simreg.layers import auto_layers, early_layers, layer_modules, match_layers
+
+Select = Callable[[Any], Tensor] | int | str
+
+
+class EarlyExit(BaseException):
+    """Ends a forward pass after the last tapped layer; a BaseException so that no model's ``except`` swallows it."""
+
+
+class _Recorder:
+    """What the hooks write to: the features of the pass that is running."""
+
+    def __init__(self, selects: Sequence[Select | None], names: Sequence[str]) -> None:
+        self.armed = False
+        self.exit_early = False
+        self.selects = list(selects)
+        self.names = list(names)
+        self.features: dict[int, Tensor] = {}
+        # In-place operations on a recorded output, such as ReLU(inplace=True) after batch norm, would change it
+        # afterwards. The first pass copies every output and watches which originals change; later passes copy those.
+        self.clone: list[bool] | None = None
+        self.originals: dict[int, tuple[Tensor, int]] = {}
+
+    def record(self, index: int, output: Any) -> None:
+        if index in self.features:  # a module that runs several times in a pass is read at its first run
+            return
+        tensor = self._selected(index, output)
+        if torch.compiler.is_compiling():
+            tensor = tensor.clone()  # versions are unknown while tracing; the compiler fuses the copy
+        elif self.clone is None:
+            self.originals[index] = (tensor, tensor._version)
+            tensor = tensor.clone()
+        elif self.clone[index]:
+            tensor = tensor.clone()
+        else:
+            self.originals[index] = (tensor, tensor._version)
+        self.features[index] = tensor
+        if self.exit_early and len(self.features) == len(self.names):
+            raise EarlyExit
+
+    def _selected(self, index: int, output: Any) -> Tensor:
+        select = self.selects[index]
+        if select is not None:
+            output = select(output) if callable(select) else output[select]
+        if isinstance(output, Tensor):
+            return output
+        raise TypeError(
+            f"layer {self.names[index]!r} returned {describe(output)}, not a tensor. Pass select=, a function from the "
+            "layer's output to one tensor (N, ...), or the key or index of that tensor in the output."
+        )
+
+    def take(self) -> dict[int, Tensor]:
+        """Features of the pass that has ended, by layer index; nothing is kept."""
+        features, originals = self.features, self.originals
+        self.features, self.originals = {}, {}
+        changed = {i for i, (tensor, version) in originals.items() if tensor._version != version}
+        if self.clone is None and len(features) == len(self.names) and originals:
+            self.clone = [i in changed for i in range(len(self.names))]
+        elif self.clone is not None and changed:
+            for i in changed:
+                self.clone[i] = True
+            names = ", ".join(repr(self.names[i]) for i in sorted(changed))
+            raise RuntimeError(
+                f"the output of {names} was overwritten in place during this pass although it was not in the first "
+                "one; it is copied from now on. Repeat the step."
+            )
+        return features
+
+
+class _RecordingHook:
+    """Forward hook of one tapped layer. Copies and pickles of a model hold a no-op of the standard library instead."""
+
+    def __init__(self, index: int, recorder: _Recorder) -> None:
+        self.index = index
+        self.recorder = recorder
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.recorder.armed:
+            self.recorder.record(self.index, output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # nullcontext().__exit__ takes three arguments and returns None, as a hook must; it needs no simreg to unpickle.
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class FeatureTap:
+    """Features of named layers of a model, read in one forward pass.
+
+    Hooks are registered once and record only while `record` or `features` runs; that costs nothing measurable
+    otherwise and is what ``torch.compile`` needs (create the tap before the first compiled call). `close` or leaving
+    the ``with`` block removes them. The tap holds no features between passes.
+
+    Args:
+        model: Any module; wrappers such as DistributedDataParallel, FSDP and ``torch.compile`` are looked through.
+        layers: Names as in ``model.named_modules()`` without wrapper prefixes, glob patterns whose ``*`` stays within
+            one dotted segment, ``"auto"`` (five equally spaced blocks) or ``"early"`` (stem and first stage).
+        select: For layers whose output is not a tensor: a function from output to tensor, or its key or index; or a
+            mapping from layer name to such.
+
+    Attributes:
+        layers: The resolved names, in the order given (patterns and presets: in the order of the model).
+
+    Raises:
+        ValueError: If a name or pattern matches no layer (near matches are listed), or no layer is left.
+        TypeError: If ``model`` is not a module, or ``layers`` not names.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> with FeatureTap(model, ["0", "1"]) as tap:
+        ...     features = tap.features(torch.zeros(5, 4))
+        >>> {name: tuple(f.shape) for name, f in features.items()}
+        {'0': (5, 3), '1': (5, 3)}
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: str | Sequence[str] = "auto",
+        *,
+        select: Select | Mapping[str, Select] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {describe(model)}.")
+        self.model: nn.Module | None = model
+        self.layers = resolve_layers(model, layers)
+        modules = layer_modules(model)
+        self.modules = [modules[name] for name in self.layers]
+        self._recorder = _Recorder(_selects(select, self.layers), self.layers)
+        handles = [m.register_forward_hook(_RecordingHook(i, self._recorder)) for i, m in enumerate(self.modules)]
+        self._select = select
+        self._finalizer = weakref.finalize(self, _remove, handles)
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[None]:
+        """Record the forward pass that runs inside the block; `take` then gives the features.
+
+        Raises:
+            RuntimeError: If the tap is closed or is recording already.
+        """
+        self._arm(exit_early=False)
+        try:
+            yield
+        except BaseException:
+            self._recorder.features.clear()
+            self._recorder.originals.clear()
+            raise
+        finally:
+            self._disarm()
+
+    def take(self) -> dict[str, Tensor]:
+        """Features of the pass recorded last, by layer name; the tap lets go of them.
+
+        Raises:
+            RuntimeError: If a tapped layer did not run, or an output was overwritten in place unexpectedly.
+        """
+        features = self._recorder.take()
+        missing = [name for i, name in enumerate(self.layers) if i not in features]
+        if missing:
+            raise RuntimeError(self._missing_message(missing))
+        return {name: features[i] for i, name in enumerate(self.layers)}
+
+    def features(self, images: Tensor, *, early_exit: bool = False) -> dict[str, Tensor]:
+        """Run the model on ``images`` and return the features of the tapped layers.
+
+        Args:
+            images: Input of the model, shape (N, ...).
+            early_exit: Stop the forward pass once every tapped layer has run.
+
+        Returns:
+            Features by layer name, shape (N, ...) each, attached to the graph of the pass.
+
+        Raises:
+            RuntimeError: If a tapped layer did not run, or the tap is closed.
+        """
+        self._arm(exit_early=early_exit)
+        try:
+            with contextlib.suppress(EarlyExit):
+                self.require_model()(images)
+        except BaseException:
+            self._recorder.features.clear()
+            self._recorder.originals.clear()
+            raise
+        finally:
+            self._disarm()
+        return self.take()
+
+    def close(self) -> None:
+        """Remove the hooks and let go of the model; closing twice is fine."""
+        self._finalizer()
+        self.model = None
+        self.modules = []
+        self._recorder.features.clear()
+        self._recorder.originals.clear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy taps the copied model; hooks do not travel with modules.
+        return _rebuild, (self.require_model(), self.layers, self._select)
+
+    def __enter__(self) -> FeatureTap:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def require_model(self) -> nn.Module:
+        """The tapped model.
+
+        Raises:
+            RuntimeError: If the tap is closed.
+        """
+        if self.model is None:
+            raise RuntimeError("the tap is closed: its hooks are removed. Create a new one.")
+        return self.model
+
+    def _arm(self, *, exit_early: bool) -> None:
+        self.require_model()
+        if self._recorder.armed:
+            raise RuntimeError("a pass is being recorded already: end the first one before starting another.")
+        self._recorder.features.clear()
+        self._recorder.originals.clear()
+        self._recorder.exit_early = exit_early
+        self._recorder.armed = True
+
+    def _disarm(self) -> None:
+        self._recorder.armed = False
+        self._recorder.exit_early = False
+
+    def _missing_message(self, missing: Sequence[str]) -> str:
+        names = ", ".join(map(repr, missing))
+        message = f"no forward pass reached layer {names}: the model has it but did not call it."
+        if len(missing) == len(self.layers):
+            message = f"none of the tapped layers ({names}) ran: no forward pass of this model was recorded."
+        if self.model is not None and is_compiled(self.model):
+            message += (
+                " The model is compiled: hooks fire only if they were registered before its first compiled call. "
+                "Create the regularizer or tap first, or call torch._dynamo.reset() after creating it."
+            )
+        return message
+
+
+def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
+    """Names of the layers that ``layers`` asks for; see `FeatureTap`."""
+    if layers == "auto":
+        return auto_layers(model)
+    if layers == "early":
+        return early_layers(model)
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    if not patterns or not all(isinstance(p, str) for p in patterns):
+        raise TypeError(f'layers must be layer names, patterns, "auto" or "early", got {layers!r}.')
+    return match_layers(model, patterns)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``model`` or a part of it runs through ``torch.compile``."""
+    return any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
+
+
+def _selects(select: Select | Mapping[str, Select] | None, layers: Sequence[str]) -> list[Select | None]:
+    if not isinstance(select, Mapping):
+        return [select] * len(layers)
+    unknown = sorted(set(select) - set(layers))
+    if unknown:
+        raise ValueError(f"select names {unknown!r}, which are not among the tapped layers {list(layers)!r}.")
+    return [select.get(name) for name in layers]
+
+
+def _rebuild(model: nn.Module, layers: list[str], select: Select | Mapping[str, Select] | None) -> FeatureTap:
+    return FeatureTap(model, layers, select=select)
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()

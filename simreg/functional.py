@@ -1,0 +1,475 @@
+r"""The mathematics of similarity regularization as pure functions.
+
+Shapes, here and everywhere in simreg: N images, P pairs of images, D units of a layer (its activation of one image,
+flattened), C channels, H height, W width, L layers, T repeats of a stimulus, A neurons, R units of a representation.
+
+Sources: Li et al. 2019, "Learning from brains how to regularize machines" (https://arxiv.org/abs/1911.05072), and
+Attias, Pehlevan and Obeid, "Pixel-Based Similarities as an Alternative to Neural Data for Improving Convolutional
+Neural Network Adversarial Robustness" (https://arxiv.org/abs/2410.03952), called "the paper" below.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from simreg import kernels
+from simreg._checks import check_choice, check_positive, check_tensor, describe
+from simreg.kernels import Backend
+
+Centering = Literal["channel", "batch", "image", "none"]
+Convention = Literal["official", "paper", "mean"]
+Transform = Literal["arctanh", "none"]
+
+CENTERINGS = ("channel", "batch", "image", "none")
+CONVENTIONS = ("official", "paper", "mean")
+TRANSFORMS = ("arctanh", "none")
+
+FISHER_EPS = 1e-5  # the authors' constant
+
+
+def center_features(
+    features: Tensor,
+    centering: Centering = "batch",
+    *,
+    mean: Tensor | None = None,
+    channel_dim: int = 1,
+) -> Tensor:
+    r"""Subtract a mean from the features of N images and flatten them to rows.
+
+    .. math:: x_{id} \leftarrow x_{id} - \mu_{id}, \qquad
+        \mu_{id} = \tfrac{1}{N}\sum_j x_{jd} \text{ (batch)}, \quad
+        \tfrac{1}{D}\sum_e x_{ie} \text{ (image)}, \quad
+        m_{c(d)} \text{ (channel)}
+
+    Args:
+        features: Shape (N, ...), any floating dtype.
+        centering: ``"batch"`` subtracts the mean over images of each unit, ``"image"`` the mean over units of each
+            image (a cosine then is a Pearson correlation), ``"channel"`` one number per channel, ``"none"`` nothing.
+        mean: Shape (C,): the per-channel mean for ``"channel"``; by default that of ``features`` over images and
+            positions. Given a running mean, this is the authors' centring.
+        channel_dim: Dimension of ``features`` that holds the channels.
+
+    Returns:
+        Shape (N, D), contiguous in the image dimension; float32 for half-precision input, else the input's dtype.
+
+    Raises:
+        ValueError: If ``features`` has no unit dimension, or ``mean`` does not have one entry per channel.
+
+    Example:
+        >>> center_features(torch.tensor([[1.0, 3.0], [3.0, 7.0]]), "image")
+        tensor([[-1.,  1.],
+                [-2.,  2.]])
+    """
+    check_choice("centering", centering, CENTERINGS)
+    if check_tensor("features", features).ndim < 2:
+        raise ValueError(
+            f"features must have shape (N, ...) with at least one unit dimension, got {describe(features)}."
+        )
+    values = kernels.as_float(features)
+    if centering == "none":
+        return values.flatten(1)
+    if centering == "batch":
+        return (values - values.mean(dim=0, keepdim=True)).flatten(1)
+    if centering == "image":
+        rows = values.flatten(1)
+        return rows - rows.mean(dim=1, keepdim=True)
+    return (values - _channel_mean(values, mean, channel_dim)).flatten(1)
+
+
+def channel_mean(features: Tensor, channel_dim: int = 1) -> Tensor:
+    """Mean of each channel over images and positions.
+
+    Args:
+        features: Shape (N, ...) with the channels in ``channel_dim``.
+        channel_dim: Dimension of the channels, 1 or later, or negative.
+
+    Returns:
+        Shape (C,).
+
+    Example:
+        >>> channel_mean(torch.ones(2, 3, 4, 4))
+        tensor([1., 1., 1.])
+    """
+    channel_dim %= features.ndim
+    return kernels.as_float(features).mean(dim=[d for d in range(features.ndim) if d != channel_dim])
+
+
+def _channel_mean(values: Tensor, mean: Tensor | None, channel_dim: int) -> Tensor:
+    channel_dim %= values.ndim
+    if mean is None:
+        mean = channel_mean(values, channel_dim)
+    if mean.shape != (values.shape[channel_dim],):
+        raise ValueError(f"mean must have shape ({values.shape[channel_dim]},), got {describe(mean)}.")
+    return mean.to(values).reshape([-1 if d == channel_dim else 1 for d in range(values.ndim)])
+
+
+def pairwise_cosine(
+    features: Tensor, *, centering: Centering = "batch", eps: float = 1e-8, backend: Backend = "auto"
+) -> Tensor:
+    r"""Cosine similarity of every pair of images: the representational similarity matrix (RSM) of one layer.
+
+    .. math:: S_{ij} = \frac{\langle x_i, x_j \rangle}{\max(\|x_i\|, \epsilon)\,\max(\|x_j\|, \epsilon)}
+
+    Args:
+        features: Shape (N, ...), any floating dtype; flattened to (N, D).
+        centering: What is subtracted first, see `center_features`.
+        eps: Floor on a row's norm, in units of ``features``; an all-zero row has similarity 0, not NaN.
+        backend: ``"auto"`` or ``"torch"``; a named backend that cannot run raises.
+
+    Returns:
+        Shape (N, N), symmetric, in [-1, 1]; float32 for half-precision input, else the input's dtype.
+
+    Raises:
+        ValueError: If ``features`` has no unit dimension, or a choice is unknown.
+
+    Source: the paper, S^CNN-l.
+
+    Example:
+        >>> pairwise_cosine(torch.eye(2), centering="none")
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    return kernels.pairwise_cosine(center_features(features, centering), eps, backend)
+
+
+def paired_cosine(
+    features: Tensor,
+    pairs: Tensor | None = None,
+    *,
+    centering: Centering = "batch",
+    eps: float = 1e-8,
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""Cosine similarity of chosen pairs of images in one layer.
+
+    .. math:: S_p = \frac{\langle x_i, x_j \rangle}{\max(\|x_i\|, \epsilon)\,\max(\|x_j\|, \epsilon)},
+        \quad (i, j) = \text{pair } p
+
+    Args:
+        features: Shape (N, ...), any floating dtype; flattened to (N, D).
+        pairs: Shape (P, 2), int64: the two images of each pair. By default N = 2k and image i is paired with k + i.
+        centering: What is subtracted first, see `center_features`; means are over all N images.
+        eps: Floor on a row's norm, in units of ``features``.
+        backend: ``"auto"`` or ``"torch"``; a named backend that cannot run raises.
+
+    Returns:
+        Shape (P,), in [-1, 1]; float32 for half-precision input, else the input's dtype.
+
+    Raises:
+        ValueError: If ``features`` has no unit dimension, or N is odd and ``pairs`` is not given.
+
+    Source: the paper, S^CNN-l.
+
+    Example:
+        >>> paired_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, -1.0]]), centering="none")
+        tensor([ 1., -1.])
+    """
+    first, second = split_pairs(center_features(features, centering), pairs)
+    return kernels.paired_cosine(first, second, eps, backend)
+
+
+def split_pairs(rows: Tensor, pairs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """First and second row of every pair.
+
+    Args:
+        rows: Shape (N, ...).
+        pairs: Shape (P, 2), int64; by default N = 2k and row i is paired with row k + i.
+
+    Returns:
+        Two tensors of shape (P, ...).
+
+    Raises:
+        ValueError: If N is odd and ``pairs`` is not given, or ``pairs`` is not (P, 2).
+
+    Example:
+        >>> split_pairs(torch.arange(4))
+        (tensor([0, 1]), tensor([2, 3]))
+    """
+    if pairs is not None:
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise ValueError(f"pairs must have shape (P, 2), got {describe(pairs)}.")
+        return rows[pairs[:, 0]], rows[pairs[:, 1]]
+    if rows.shape[0] % 2:
+        raise ValueError(f"{rows.shape[0]} rows cannot be split into pairs (i, k + i); pass an even number, or pairs=.")
+    k = rows.shape[0] // 2
+    return rows[:k], rows[k:]
+
+
+def all_pairs(n: int, device: torch.device | None = None) -> Tensor:
+    """Every pair i < j of ``n`` images, ordered by i, then j.
+
+    Args:
+        n: Number of images.
+        device: Where the result lives.
+
+    Returns:
+        Shape (n (n - 1) / 2, 2), int64.
+
+    Example:
+        >>> all_pairs(3).tolist()
+        [[0, 1], [0, 2], [1, 2]]
+    """
+    return torch.triu_indices(n, n, offset=1, device=device).T
+
+
+def mix_similarities(similarities: Tensor, layer_logits: Tensor) -> Tensor:
+    r"""Weighted mean of layer similarities.
+
+    .. math:: S = \sum_l \gamma_l S^{(l)}, \qquad \gamma = \operatorname{softmax}(\text{layer\_logits})
+
+    Args:
+        similarities: Shape (L, ...): one similarity vector (P,) or matrix (N, N) per layer.
+        layer_logits: Shape (L,).
+
+    Returns:
+        The shape of one layer's similarity.
+
+    Raises:
+        ValueError: If the numbers of layers differ.
+
+    Source: the paper, S^CNN.
+
+    Example:
+        >>> mix_similarities(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.zeros(2))
+        tensor([0.5000, 0.5000])
+    """
+    if layer_logits.shape != similarities.shape[:1]:
+        raise ValueError(
+            f"layer_logits must have one entry for each of the {similarities.shape[0]} layers, "
+            f"got {describe(layer_logits)}."
+        )
+    with torch.autocast(similarities.device.type, enabled=False):
+        weights = torch.softmax(layer_logits.to(similarities.dtype), dim=0)
+        return (weights.reshape(-1, *[1] * (similarities.ndim - 1)) * similarities).sum(dim=0)
+
+
+def fisher_z(similarity: Tensor, *, convention: Convention = "official", eps: float = FISHER_EPS) -> Tensor:
+    r"""Fisher z-transform of similarities, with its poles at ±1 moved out of reach.
+
+    .. math:: z_\text{official}(s) = \ln(1 + s + \epsilon) - \ln(1 - s + \epsilon) \approx 2 \operatorname{arctanh}(s)
+
+    The authors' code leaves out the ½ of arctanh; the conventions ``"paper"`` and ``"mean"`` put it back:
+    :math:`z = \tfrac{1}{2} z_\text{official}`.
+
+    Args:
+        similarity: Any shape; clamped to [-1, 1] first.
+        convention: ``"official"``, ``"paper"`` or ``"mean"``.
+        eps: Margin of the poles: at s = ±1 the official value is ±12.2 and the slope 1e5 for the default 1e-5.
+
+    Returns:
+        The shape of ``similarity``; float32 for half-precision input, else the input's dtype.
+
+    Source: the paper, L_sim; ``eps`` and the missing ½ are those of the authors' code.
+
+    Example:
+        >>> fisher_z(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([ 0.0000,  1.0986, 12.2061])
+        >>> fisher_z(torch.tensor([0.5]), convention="mean")
+        tensor([0.5493])
+    """
+    check_choice("convention", convention, CONVENTIONS)
+    s = kernels.bounded(kernels.as_float(similarity))
+    # 1 - |s| is exact in floating point near the poles and log1p is exact near 0: no cancellation at either end.
+    positive = torch.log1p(2.0 * s / ((1.0 - s) + eps))
+    negative = -torch.log1p(-2.0 * s / ((1.0 + s) + eps))
+    z = torch.where(s >= 0, positive, negative)
+    return z if convention == "official" else 0.5 * z
+
+
+def similarity_loss(
+    similarity: Tensor,
+    target: Tensor,
+    *,
+    convention: Convention = "official",
+    transform: Transform = "arctanh",
+    target_clamp: float | None = None,
+) -> Tensor:
+    r"""Squared difference of similarities and targets, after the Fisher transform.
+
+    .. math::
+        L_\text{official} = \frac{1}{P} \sum_p \big(2\,\mathrm{arctanh}\,S_p - 2\,\mathrm{arctanh}\,T_p\big)^2, \quad
+        L_\text{mean} = \frac{1}{P} \sum_p \big(\mathrm{arctanh}\,S_p - \mathrm{arctanh}\,T_p\big)^2, \quad
+        L_\text{paper} = \sum_{i \ne j} \big(\mathrm{arctanh}\,S_{ij} - \mathrm{arctanh}\,T_{ij}\big)^2
+
+    The paper's sum over i ≠ j counts each unordered pair twice, and so does ``"paper"`` here.
+
+    Args:
+        similarity: Shape (P,), or (N, N): the diagonal of a matrix is left out.
+        target: The same shape; no gradient flows into it.
+        convention: ``"official"`` (the authors' code), ``"paper"`` (the paper's formula) or ``"mean"``.
+        transform: ``"arctanh"``, or ``"none"`` for plain squared differences; without arctanh there is no factor 2,
+            so ``"official"`` and ``"mean"`` agree.
+        target_clamp: Bound on the targets' magnitude in (0, 1], such as 0.95; None leaves them.
+
+    Returns:
+        A scalar; float32 for half-precision input, else the input's dtype.
+
+    Raises:
+        ValueError: If the shapes differ, a matrix is not square, there are no pairs, or a choice is unknown.
+
+    Source: the paper, L_sim.
+
+    Example:
+        >>> similarity_loss(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.0]), transform="none")
+        tensor(0.1250)
+    """
+    check_choice("transform", transform, TRANSFORMS)
+    check_choice("convention", convention, CONVENTIONS)
+    difference = _difference(*_pair_values(similarity, target), convention, transform, check_clamp(target_clamp))
+    squares = difference * difference
+    return 2.0 * squares.sum() if convention == "paper" else squares.mean()
+
+
+def check_clamp(target_clamp: float | None) -> float | None:
+    """Raise ``ValueError`` unless ``target_clamp`` is None or in (0, 1]; returns it."""
+    if target_clamp is not None:
+        check_positive("target_clamp", target_clamp)
+        if target_clamp > 1:
+            raise ValueError(f"target_clamp must be in (0, 1], such as 0.95, got {target_clamp!r}.")
+    return target_clamp
+
+
+def _pair_values(similarity: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of the pairs, (P,) each; a matrix gives its off-diagonal entries i < j and j < i, halved by symmetry."""
+    if similarity.shape != target.shape:
+        raise ValueError(
+            f"similarity and target must have one shape, got {describe(similarity)} and {describe(target)}."
+        )
+    if similarity.ndim == 2:
+        if similarity.shape[0] != similarity.shape[1]:
+            raise ValueError(f"similarity must be (P,) or a square matrix (N, N), got {describe(similarity)}.")
+        i, j = all_pairs(similarity.shape[0], similarity.device).unbind(1)
+        similarity, target = similarity[i, j], target[i, j]
+    if similarity.ndim != 1 or similarity.numel() == 0:
+        raise ValueError(f"similarity must hold at least one pair, shape (P,) or (N, N), got {describe(similarity)}.")
+    return similarity, target
+
+
+def _difference(
+    similarity: Tensor, target: Tensor, convention: Convention, transform: Transform, clamp: float | None
+) -> Tensor:
+    target = target.detach()
+    if clamp is not None:
+        target = target.clamp(-clamp, clamp)
+    if transform == "arctanh":
+        # Both in one dtype: half-precision targets would otherwise shift the difference.
+        wide = torch.promote_types(similarity.dtype, target.dtype)
+        return fisher_z(similarity.to(wide), convention=convention) - fisher_z(target.to(wide), convention=convention)
+    return kernels.as_float(similarity) - kernels.as_float(target)
+
+
+def convert_alpha(
+    alpha: float,
+    source: Convention,
+    to: Convention,
+    pairs: int | None = None,
+    *,
+    transform: Transform = "arctanh",
+) -> float:
+    r"""The ``alpha`` that gives the same ``alpha * L_sim`` under another convention.
+
+    .. math:: \alpha_\text{mean} = 4\,\alpha_\text{official} = 2 P\,\alpha_\text{paper}
+
+    Args:
+        alpha: Strength under the convention ``source``.
+        source: Convention of ``alpha``.
+        to: Convention of the result.
+        pairs: P, the unordered pairs of a step; needed to or from ``"paper"``, whose sum grows with them.
+        transform: Without arctanh the official factor of 4 is 1.
+
+    Returns:
+        The strength under the convention ``to``.
+
+    Raises:
+        ValueError: If a convention is unknown, or ``pairs`` is missing or not positive.
+
+    Example:
+        >>> convert_alpha(10.0, "official", "mean")
+        40.0
+        >>> convert_alpha(10.0, "official", "paper", pairs=16)
+        1.25
+    """
+    check_choice("transform", transform, TRANSFORMS)
+    factor = {"mean": 1.0, "official": 4.0 if transform == "arctanh" else 1.0}
+    for name, convention in (("source", source), ("to", to)):
+        check_choice(name, convention, CONVENTIONS)
+        if convention == "paper":
+            if pairs is None or pairs < 1:
+                raise ValueError(f'pairs={pairs!r}: the convention "paper" sums over pairs; pass how many a step has.')
+            factor["paper"] = 2.0 * pairs
+    return alpha * factor[source] / factor[to]
+
+
+def response_reliability(responses: Tensor) -> Tensor:
+    r"""Reliability weight of every neuron: how much of its response is driven by the image.
+
+    .. math:: w_a = \sigma_a / \eta_a, \qquad
+        \sigma_a^2 = \operatorname{Var}_i\big(\operatorname{mean}_t r_{tia}\big), \quad
+        \eta_a^2 = \operatorname{mean}_i\big(\operatorname{Var}_t r_{tia}\big)
+
+    Args:
+        responses: Shape (T, N, A): T >= 2 repeats of N >= 2 images, A neurons. NaN marks a missing repeat.
+
+    Returns:
+        Shape (A,), at least 0. A neuron without any trial-to-trial variance is silent or was not recorded with
+        repeats, and weighs 0.
+
+    Raises:
+        ValueError: If the shape is not (T, N, A) with T >= 2 and N >= 2.
+
+    Source: Li et al. 2019, section on similarity of neural responses.
+
+    Example:
+        >>> signal = torch.tensor([[[0.0], [2.0]], [[1.0], [3.0]]])  # two repeats, two images, one neuron
+        >>> response_reliability(signal)
+        tensor([2.])
+    """
+    if responses.ndim != 3 or responses.shape[0] < 2 or responses.shape[1] < 2:
+        raise ValueError(
+            f"responses must have shape (T >= 2, N >= 2, A) to tell signal from noise, got {describe(responses)}."
+        )
+    values = kernels.as_float(responses)
+    mean = values.nanmean(dim=0)  # (N, A)
+    noise = (values - mean).square().nanmean(dim=0).nanmean(dim=0)  # (A,)
+    signal = (mean - mean.nanmean(dim=0)).square().nanmean(dim=0)
+    return torch.where(
+        noise > 0, signal / noise.clamp_min(torch.finfo(noise.dtype).tiny), torch.zeros_like(noise)
+    ).sqrt()
+
+
+def response_representation(responses: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""Unit vector of every image in the space of neurons; inner products are the neural similarity.
+
+    .. math:: x_{ia} = w_a (r_{ia} - \operatorname{mean}_j r_{ja}), \qquad \hat{x}_i = x_i / \|x_i\|
+
+    Args:
+        responses: Shape (N, A), recorded or predicted responses.
+        weights: Shape (A,), such as `response_reliability`; by default 1.
+
+    Returns:
+        Shape (N, A); an image whose centred response is all zero has a zero row.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Source: Li et al. 2019.
+
+    Example:
+        >>> response_representation(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
+        tensor([[-1.,  0.],
+                [ 1.,  0.]])
+    """
+    if responses.ndim != 2:
+        raise ValueError(f"responses must have shape (N, A), got {describe(responses)}.")
+    values = kernels.as_float(responses)
+    centred = values - values.mean(dim=0, keepdim=True)
+    if weights is not None:
+        if weights.shape != (values.shape[1],):
+            raise ValueError(
+                f"weights must have one entry for each of the {values.shape[1]} neurons, got {describe(weights)}."
+            )
+        centred = centred * weights.to(centred)
+    return kernels.unit_rows(centred, eps=1e-12)

@@ -1,0 +1,235 @@
+"""Layer names: looking through wrappers, matching patterns, and choosing blocks of a model unseen before."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from simreg._checks import near_matches
+
+WRAPPER_SEGMENTS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WEIGHT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+_HEADS = ("head", "classifier", "fc", "aux", "pre_logits", "last_linear", "logits")
+AUTO_LAYERS = 5
+
+
+def layer_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules of ``model`` by name without wrapper prefixes; of a wrapper and what it wraps, the wrapper.
+
+    Example:
+        >>> wrapped = nn.Sequential()
+        >>> wrapped.add_module("module", nn.Sequential(nn.ReLU()))  # as DistributedDataParallel names its model
+        >>> list(layer_modules(wrapped))
+        ['', '0']
+    """
+    modules: dict[str, nn.Module] = {}
+    wrapper_paths: set[str] = set()
+    for name, module in model.named_modules(remove_duplicate=False):
+        parent, _, leaf = name.rpartition(".")
+        if leaf in WRAPPER_SEGMENTS and _wraps(model.get_submodule(parent), module):
+            wrapper_paths.add(name)
+        modules.setdefault(_clean(name, wrapper_paths), module)
+    return modules
+
+
+def _wraps(parent: nn.Module, child: nn.Module) -> bool:
+    """Whether ``child`` is all that ``parent`` holds: one child among others is no wrapped model."""
+    return all(m is child for m in parent.children())
+
+
+def _clean(name: str, wrapper_paths: set[str]) -> str:
+    segments = name.split(".")
+    paths = [".".join(segments[: i + 1]) for i in range(len(segments))]
+    return ".".join(s for s, path in zip(segments, paths, strict=True) if path not in wrapper_paths)
+
+
+def match_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Names of ``model``'s layers that equal a name or match a glob of ``patterns``, each once, in the order given.
+
+    Raises:
+        ValueError: If a pattern matches nothing; near matches are listed.
+    """
+    names = [name for name in layer_modules(model) if name]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matched = [n for n in names if _matches(n, _strip(pattern))]
+        if not matched:
+            near = near_matches(pattern, names) or names[:10]
+            raise ValueError(
+                f"layers: {pattern!r} matches no layer of {type(model).__name__}. Near: {', '.join(near)}."
+            )
+        found.update(dict.fromkeys(matched))
+    return list(found)
+
+
+def _strip(pattern: str) -> str:
+    """``pattern`` without the prefixes that wrappers put in front, so that names from a wrapped model match too."""
+    segments = pattern.split(".")
+    while len(segments) > 1 and segments[0] in WRAPPER_SEGMENTS:
+        segments = segments[1:]
+    return ".".join(segments)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    names, patterns = name.split("."), pattern.split(".")
+    return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
+
+
+def auto_layers(model: nn.Module) -> list[str]:
+    """Five equally spaced points of ``model``: its stem and blocks, as the paper taps ResNet18.
+
+    The stem is everything before the first block. A block is a module of two or more convolutions or linear layers
+    that is not itself a chain of blocks; where there are fewer than five points, the largest is taken apart.
+
+    Raises:
+        ValueError: If the model has no layer with weights before its classifier.
+
+    Example:
+        >>> model = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(9)], nn.Linear(8, 2))
+        >>> auto_layers(model)
+        ['0', '2', '4', '6', '8']
+    """
+    points = _points(model)
+    n = min(AUTO_LAYERS, len(points))
+    return points if n <= 1 else [points[round(i * (len(points) - 1) / (n - 1))] for i in range(n)]
+
+
+def early_layers(model: nn.Module) -> list[str]:
+    """The stem and the end of the first stage of ``model``, where the learned layer weights end up.
+
+    A stage is a run of blocks in one container. In models of one stage, such as vision transformers, the second of the
+    five points of `auto_layers` takes its place.
+
+    Raises:
+        ValueError: If the model has no layer with weights before its classifier.
+    """
+    points = _points(model)
+    stage = points[1].rpartition(".")[0] if len(points) > 1 else ""
+    in_stage = [p for p in points[1:] if p.rpartition(".")[0] == stage]
+    if not stage or len(in_stage) > len(points) // 2:
+        return auto_layers(model)[:2]
+    return [points[0], in_stage[-1]]
+
+
+def _points(model: nn.Module) -> list[str]:
+    """Stem and blocks in order of registration, at least five where the model can be taken apart that far."""
+    names = {id(module): name for name, module in reversed(layer_modules(model).items())}
+    root = _unwrapped(model)
+    units = _trunk(root)
+    blocks = [u for u in units if _weights(u) >= 2]
+    points = _grouped(units[: units.index(blocks[0])])[-1:] + blocks if blocks else _grouped(units)
+    while len(points) < AUTO_LAYERS:
+        largest = max(points, key=lambda p: _weights(p) if len(_parts(p)) > 1 else 0, default=None)
+        if largest is None or len(_parts(largest)) < 2:
+            break
+        i = points.index(largest)
+        points[i : i + 1] = _parts(largest)
+    if not points:
+        raise ValueError(
+            f"layers: {type(root).__name__} has no layer with weights before its classifier; name the layers."
+        )
+    return [names[id(p)] for p in points]
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    children = dict(model.named_children())
+    while len(children) == 1 and next(iter(children)) in WRAPPER_SEGMENTS:
+        model = next(iter(children.values()))
+        children = dict(model.named_children())
+    return model
+
+
+def _trunk(root: nn.Module) -> list[nn.Module]:
+    """What ``root`` runs before its classifier, chains of blocks taken apart."""
+    children = list(root.named_children())
+    body = [child for name, child in children if not name.lower().startswith(_HEADS)]
+    if not any(map(_weights, body)):  # an MLP of fc1, fc2, ...: only the last one is the classifier
+        body = [child for _, child in children]
+    if body and len(body) == len(children) and isinstance(body[-1], nn.Linear):
+        body = body[:-1]
+    return [unit for child in body for unit in _expanded(child)]
+
+
+def _expanded(module: nn.Module) -> list[nn.Module]:
+    if not _is_chain(module) and not isinstance(module, nn.ModuleList):  # a ModuleList never runs as a whole
+        return [module]
+    return [unit for child in module.children() for unit in _expanded(child)]
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether ``module`` runs blocks one after the other: most of its weight layers sit in parts that are blocks."""
+    if _is_container(module):
+        return 2 * sum(w for w in map(_weights, module.children()) if w >= 2) > _weights(module)
+    # A stage or backbone of its own class keeps its blocks in containers. Where much else surrounds them, as in blocks
+    # that mix convolutions with a small transformer, the inner features are not the module's.
+    chains = [p for p in module.children() if _is_container(p) and _is_chain(p)]
+    return sum(map(_weights, chains)) > 0.8 * _weights(module)
+
+
+def _is_container(module: nn.Module) -> bool:
+    sequential = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return sequential or isinstance(module, nn.ModuleList)
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    return _grouped(module.children()) if _is_container(module) else []
+
+
+def _grouped(units: Iterable[nn.Module]) -> list[nn.Module]:
+    """One module for each unit with weights: the normalisation or activation that follows it, else the unit itself."""
+    units = list(units)
+    weighted = sum(_weights(u) > 0 for u in units)
+    shared = sum(map(_is_activation, units)) < weighted  # one activation module that runs after several layers
+    groups: list[nn.Module] = []
+    extends = False
+    for unit in units:
+        if _weights(unit):
+            groups.append(unit)
+            extends = True
+        elif extends and (_is_norm(unit) or (_is_activation(unit) and not shared)):
+            groups[-1] = unit
+        else:
+            extends = False
+    return groups
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return "activation" in type(module).__module__ and not _weights(module)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def _weights(module: nn.Module) -> int:
+    """Number of convolutions, linear and attention layers in ``module``."""
+    return sum(isinstance(m, _WEIGHT_LAYERS) for m in module.modules())
+
+
+def channel_dim(module: nn.Module, shape: Sequence[int]) -> int:
+    """Dimension of the channels in the output of ``module``, of shape (N, ...).
+
+    Channels come second, as in (N, C, H, W), or last, as in the tokens of a transformer (N, T, C) and its images
+    (N, H, W, C). The sizes of the module's own weights tell which; without such it is the second, or the last of three.
+
+    Example:
+        >>> channel_dim(nn.Conv2d(3, 8, 1), (2, 8, 4, 4)), channel_dim(nn.LayerNorm(8), (2, 16, 8))
+        (1, 2)
+    """
+    last = len(shape) - 1
+    if last < 2:
+        return 1
+    sizes = {size for m in module.modules() for size in _channel_sizes(m)}
+    second_fits, last_fits = shape[1] in sizes, shape[last] in sizes
+    if second_fits != last_fits:
+        return 1 if second_fits else last
+    return last if last == 2 else 1
+
+
+def _channel_sizes(module: nn.Module) -> tuple[int, ...]:
+    names = ("out_channels", "num_features", "out_features", "num_channels")
+    sizes = [value for name in names if isinstance(value := getattr(module, name, None), int)]
+    normalized = getattr(module, "normalized_shape", ())
+    return (*sizes, *normalized[-1:])

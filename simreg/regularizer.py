@@ -1,0 +1,516 @@
+"""`SimilarityRegularizer`: from the features of a model to one term of its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from simreg import functional as F
+from simreg import kernels
+from simreg._checks import check_choice, check_images, check_pairs, check_positive, check_tensor, describe
+from simreg._watch import ExtremeTargetWatch, OptimizerWatch
+from simreg.batch import PairBatch
+from simreg.batchnorm import BATCH_NORM_POLICIES, AuxiliaryStatistics, BatchNormPolicy, batch_norm_policy
+from simreg.features import FeatureTap, Select, is_compiled
+from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
+from simreg.kernels import BACKENDS, Backend
+from simreg.layers import channel_dim
+from simreg.pool import Pairing
+from simreg.targets import Target, check_similarity_range, unit_float
+
+_MOMENTUM = 0.1  # of the running channel means, the authors' 0.9 old + 0.1 new
+_NORM_FLOOR = 1e-8
+_CHECKED_CALLS = 20  # calls whose target values are looked at, which on a GPU synchronises
+
+
+class SimilarityRegularizer(nn.Module):
+    r"""Penalty that makes a model's feature similarities follow target similarities.
+
+    .. math::
+        \alpha L_\text{sim}, \qquad L_\text{sim} = \frac{1}{P} \sum_p
+        \big(2\,\mathrm{arctanh}\,S_p - 2\,\mathrm{arctanh}\,T_p\big)^2, \qquad
+        S_p = \sum_l \gamma_l \cos\big(x^{(l)}_i - m^{(l)},\, x^{(l)}_j - m^{(l)}\big), \quad (i, j) = \text{pair } p
+
+    (convention ``"official"``; γ is the softmax of the layer logits, m the running channel means.)
+    Three ways to use it:
+
+    * ``loss = criterion(model(x), y) + reg(batch)`` with batches of a `RegularizationPool`;
+    * ``with reg.observe(): logits = model(x)``, then ``reg.penalty(x01)``: the task batch, no extra forward pass;
+    * ``logits, penalty = reg.joint(x, batch)``: one forward pass for both, the mode for DDP and FSDP.
+
+    The regularizer owns its layer logits and running means only: the model is neither in its ``parameters()`` nor in
+    its ``state_dict()``. Give its parameters to the optimizer, best as ``reg.parameter_group()``.
+
+    Args:
+        model: The model that is trained, as it is called in training: wrapped if it is wrapped.
+        layers: Names, globs, ``"auto"`` (five equally spaced blocks, as in the paper) or ``"early"`` (stem and first
+            stage, where the learned weights end up); see `FeatureTap`.
+        target: Needed where images come without target similarities: ``reg(images)`` and ``reg.penalty(images)``.
+        alpha: Strength, at least 0; may be changed at any time. 0 trains bit-identically to no regularizer.
+        convention: Units of ``alpha``, see `similarity_loss` and `convert_alpha`.
+        pairing: ``"pairs"`` compares row i with row k + i of 2k images, ``"all"`` every pair i < j of a batch.
+        centering: ``"channel"`` (running per-channel mean, the authors' code), ``"batch"``, ``"image"`` or ``"none"``.
+        transform: ``"arctanh"``, or ``"none"`` for plain squared differences.
+        target_clamp: Bound on target similarities in (0, 1], such as 0.95. With arctanh, unbounded ±1 targets make
+            training collapse once they are not rare.
+        layer_weights: ``"learned"``, ``"uniform"``, or fixed non-negative weights in the order of `layers`.
+        batch_norm: What the regularization pass does to batch norm: ``"update"`` (as any training pass), ``"freeze"``
+            (batch statistics, buffers untouched), ``"eval"`` (running statistics), ``"separate"`` (running statistics
+            of its own, for evaluation passes and checkpoints of the regularizer), ``"official"`` (the authors' two
+            passes, rows and columns of the pairs apart). `observe` has no such pass; `joint` allows ``"update"`` only.
+        early_exit: Stop the regularization pass after the last tapped layer; ``"auto"`` does unless the model is
+            compiled or distributed.
+        backend: Of the similarity kernels.
+        select: For layers whose output is not a tensor, see `FeatureTap`.
+
+    Raises:
+        ValueError: If a choice or a layer is unknown (near matches are listed), or a number is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Source: the paper, and Li et al. 2019; see `simreg.functional`.
+
+    Example:
+        >>> from simreg import PixelTarget
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
+        >>> reg = SimilarityRegularizer(model, layers=["1"], target=PixelTarget(), pairing="all")
+        >>> x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
+        >>> with reg.observe():
+        ...     logits = model(x)
+        >>> loss = nn.functional.cross_entropy(logits, y) + reg.penalty(x)
+        >>> loss.backward()
+        >>> reg.layer_weights
+        {'1': 1.0}
+    """
+
+    layer_logits: nn.Parameter
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: str | Sequence[str] = "auto",
+        *,
+        target: Target | None = None,
+        alpha: float = 10.0,
+        convention: Convention = "official",
+        pairing: Pairing = "pairs",
+        centering: Centering = "channel",
+        transform: Transform = "arctanh",
+        target_clamp: float | None = None,
+        layer_weights: Literal["learned", "uniform"] | Sequence[float] = "learned",
+        batch_norm: BatchNormPolicy = "update",
+        early_exit: bool | Literal["auto"] = "auto",
+        backend: Backend = "auto",
+        select: Select | Mapping[str, Select] | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("convention", convention, CONVENTIONS)
+        check_choice("pairing", pairing, ("pairs", "all"))
+        check_choice("centering", centering, CENTERINGS)
+        check_choice("transform", transform, TRANSFORMS)
+        check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
+        check_choice("backend", backend, BACKENDS)
+        check_positive("alpha", alpha, zero=True)
+        if early_exit not in (True, False, "auto"):
+            raise ValueError(f'early_exit must be True, False or "auto", got {early_exit!r}.')
+        if target is not None and not isinstance(target, Target):
+            raise TypeError(f"target must be a target such as PixelTarget(), got {describe(target)}.")
+        if batch_norm == "official" and pairing == "all":
+            raise ValueError('batch_norm="official" passes the halves of the pairs apart: it needs pairing="pairs".')
+        self.target = target
+        self.alpha = alpha
+        self.convention = convention
+        self.pairing = pairing
+        self.centering = centering
+        self.transform = transform
+        self.target_clamp = check_clamp(target_clamp)
+        self.batch_norm = batch_norm
+        self.early_exit = early_exit
+        self.backend = backend
+        self._tap = FeatureTap(model, layers, select=select)
+        self._own_state(model, layer_weights)
+        self._observed: dict[str, Tensor] | None = None
+        self._last: dict[str, Tensor] | None = None
+        self._calls = 0
+        self._extreme_targets = ExtremeTargetWatch()
+        self._optimizers = OptimizerWatch()
+
+    def _own_state(self, model: nn.Module, layer_weights: str | Sequence[float]) -> None:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        logits, learned = _initial_logits(layer_weights, self.layers)
+        self.layer_logits = nn.Parameter(logits.to(device), requires_grad=learned)
+        for i in range(len(self.layers)):  # sized when the first features are seen
+            self.register_buffer(f"running_mean_{i}", torch.zeros(0, device=device))
+        self._auxiliary = AuxiliaryStatistics(model) if self.batch_norm == "separate" else None
+
+    @property
+    def layers(self) -> list[str]:
+        """Resolved names of the tapped layers."""
+        return self._tap.layers
+
+    @property
+    def layer_weights(self) -> dict[str, float]:
+        """Softmax weights of the layers by name."""
+        weights = torch.softmax(self.layer_logits.detach().float(), dim=0)
+        return dict(zip(self.layers, weights.tolist(), strict=True))
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Diagnostics of the last penalty: reading them synchronises, computing the penalty does not.
+
+        Returns:
+            ``loss`` (L_sim), ``penalty`` (alpha times it), ``correlation`` of similarities and targets over pairs
+            (NaN if either is constant), ``target_share`` (share of targets of ±1, before any clamp),
+            ``similarity_spread`` (standard deviation over pairs, by layer) and ``layer_weights``; empty before the
+            first penalty.
+        """
+        if self._last is None:
+            return {}
+        mixed, target, layered = (self._last[k].double() for k in ("similarity", "target", "layers"))
+        loss = float(self._last["loss"])
+        return {
+            "loss": loss,
+            "penalty": self.alpha * loss,
+            "correlation": _correlation(mixed, target),
+            "target_share": float((target.abs() >= 0.999).double().mean()),
+            "similarity_spread": dict(zip(self.layers, layered.std(dim=1, correction=0).tolist(), strict=True)),
+            "layer_weights": self.layer_weights,
+        }
+
+    def parameter_group(self) -> dict[str, Any]:
+        """The layer logits as an optimizer group without weight decay."""
+        return {"params": [self.layer_logits], "weight_decay": 0.0}
+
+    def forward(
+        self, batch: PairBatch | Tensor, *, targets: Tensor | None = None, pairs: Tensor | None = None
+    ) -> Tensor:
+        """Run the model on regularization images and return ``alpha * L_sim``, ready to add to the loss.
+
+        Args:
+            batch: A `PairBatch`, or images (N, C, H, W) as the model takes them. Images come with ``targets``, or the
+                regularizer has a ``target``, which then is computed from these very images.
+            targets: Target similarities in [-1, 1]: (P,), or a matrix (N, N).
+            pairs: Shape (P, 2), int64: rows of the images. By default as ``pairing`` says.
+
+        Returns:
+            A scalar; float32, or float64 for a model in float64.
+
+        Raises:
+            ValueError: If shapes or values do not fit.
+            RuntimeError: If a tapped layer did not run, its features carry no gradient, or the regularizer is closed.
+        """
+        if self.alpha == 0:
+            return self._nothing()
+        images, targets, pairs = self._inputs(batch, targets, pairs)
+        return self._penalty(self._features(images), targets, pairs, images.shape[0])
+
+    @contextmanager
+    def observe(self) -> Iterator[None]:
+        """Record the features of the forward pass inside the block, for `penalty`.
+
+        Raises:
+            RuntimeError: If a tapped layer did not run, or the regularizer is closed.
+        """
+        self._observed = None
+        if self.alpha == 0:
+            yield
+            return
+        with self._tap.record():
+            yield
+        self._observed = self._tap.take()
+
+    def penalty(self, images_or_targets: Tensor, pairs: Tensor | None = None) -> Tensor:
+        """``alpha * L_sim`` of the pass recorded by `observe`; its features are let go.
+
+        Args:
+            images_or_targets: The images of that pass, (N, C, H, W), uint8 or in [0, 1], for the regularizer's
+                ``target``; or target similarities, a matrix (N, N) or (P,).
+            pairs: Shape (P, 2), int64: rows of the batch. By default as ``pairing`` says.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: If shapes or values do not fit.
+            RuntimeError: If no pass was observed, or features carry no gradient.
+        """
+        if self.alpha == 0:
+            return self._nothing()
+        if self._observed is None:
+            raise RuntimeError("no forward pass to penalise: run the model inside `with reg.observe():` first, once.")
+        features, self._observed = self._observed, None
+        n = next(iter(features.values())).shape[0]
+        pairs = self._check_pairs(pairs, n)
+        check_tensor("images_or_targets", images_or_targets)
+        if images_or_targets.ndim > 2:
+            if images_or_targets.shape[0] != n:
+                raise ValueError(f"images: the observed pass had {n} rows, got {images_or_targets.shape[0]} images.")
+            targets, pairs = self._computed(images_or_targets, pairs)
+        else:
+            targets = images_or_targets
+        return self._penalty(features, targets, pairs, n)
+
+    def joint(self, x: Tensor, batch: PairBatch | Tensor) -> tuple[Any, Tensor]:
+        """One forward pass for task and regularization images.
+
+        Batch norm normalises both together; only ``batch_norm="update"`` is possible.
+
+        Args:
+            x: Task images as the model takes them, (B, C, H, W).
+            batch: As for `forward`; images of the same shape.
+
+        Returns:
+            The model's output for ``x`` alone, and ``alpha * L_sim``.
+
+        Raises:
+            ValueError: If shapes or values do not fit, or another batch-norm policy is set.
+            RuntimeError: As for `forward`.
+        """
+        if self.batch_norm != "update":
+            raise ValueError(
+                f"batch_norm={self.batch_norm!r}: a joint pass normalises task and regularization images together; "
+                'use batch_norm="update", or call reg(batch) for a pass of its own.'
+            )
+        if self.alpha == 0:
+            return self._tap.require_model()(x), self._nothing()
+        images, targets, pairs = self._inputs(batch, None, None)
+        if images.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"images of shape {tuple(images.shape[1:])} and task images of shape {tuple(x.shape[1:])} cannot "
+                "share a pass: resize one (RegularizationPool(transform=...)), or call reg(batch)."
+            )
+        with self._tap.record():
+            output = self._tap.require_model()(torch.cat([x, images.to(x)]))
+        features = {name: f[x.shape[0] :] for name, f in self._tap.take().items()}
+        return _rows(output, x.shape[0]), self._penalty(features, targets, pairs, images.shape[0])
+
+    def close(self) -> None:
+        """Remove all hooks and let go of the model; closing twice is fine."""
+        self._tap.close()
+        self._optimizers.stop()
+        self._observed = None
+
+    def __enter__(self) -> SimilarityRegularizer:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def extra_repr(self) -> str:
+        """Layers and strength."""
+        return f"layers={self.layers}, alpha={self.alpha}, convention={self.convention!r}, pairing={self.pairing!r}"
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros((), device=self.layer_logits.device)
+
+    def _inputs(
+        self, batch: PairBatch | Tensor, targets: Tensor | None, pairs: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images, targets and pairs, on the device of the regularizer."""
+        device = self.layer_logits.device
+        if isinstance(batch, PairBatch):
+            if targets is not None or pairs is not None:
+                raise ValueError("targets and pairs belong to images; a PairBatch has its own.")
+            batch = batch.to(device, non_blocking=True) if batch.images.device != device else batch
+            if batch.pairs is None and self.pairing == "all":
+                raise ValueError(
+                    'pairing="all" needs the targets of all pairs: draw batches with pool.batches(..., pairing="all").'
+                )
+            return batch.images, batch.targets, batch.pairs
+        images = unit_float(check_images("images", batch)).to(device)
+        pairs = self._check_pairs(pairs, images.shape[0])
+        if targets is None:
+            targets, pairs = self._computed(images, pairs)
+        return images, targets, pairs
+
+    def _check_pairs(self, pairs: Tensor | None, n: int) -> Tensor | None:
+        """``pairs`` on the regularizer's device, after checks of shape and batch size."""
+        if n < 2:
+            raise ValueError(f"images: a pair needs at least 2 rows, got {n}.")
+        if pairs is None:
+            if self.pairing == "pairs" and n % 2:
+                raise ValueError(f'images: pairing="pairs" needs an even number of rows, got {n}; or pass pairs=.')
+            return None
+        return check_pairs(pairs, n).to(self.layer_logits.device)
+
+    def _pairs_of(self, n: int, pairs: Tensor | None) -> Tensor:
+        if pairs is not None:
+            return pairs
+        device = self.layer_logits.device
+        if self.pairing == "all":
+            return F.all_pairs(n, device)
+        rows = torch.arange(n // 2, device=device)
+        return torch.stack([rows, rows + n // 2], dim=1)
+
+    def _computed(self, images: Tensor, pairs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Targets of these images and the pairs they belong to: those that the target selects."""
+        if self.target is None:
+            raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            rows = self._pairs_of(images.shape[0], pairs).to(images.device)
+            base = self.target.paired(rows, images)
+            selected = self.target.selected(base)
+            if selected is not None:
+                base, pairs = base[selected], rows[selected].to(self.layer_logits.device)
+            return self.target.shape(base), pairs
+
+    @property
+    def _steep(self) -> bool:
+        """Whether ±1 targets meet the poles of arctanh."""
+        return self.transform == "arctanh" and (self.target_clamp is None or self.target_clamp >= 0.999)
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        model = self._tap.require_model()
+        exits = self._exits_early(model)
+        if self.batch_norm != "official":
+            with batch_norm_policy(model, self.batch_norm, self._auxiliary):
+                return self._tap.features(images, early_exit=exits)
+        if images.shape[0] % 2:
+            raise ValueError(f'batch_norm="official" passes two halves of the batch, got {images.shape[0]} images.')
+        rows, columns = (self._tap.features(half, early_exit=exits) for half in images.chunk(2))
+        return {name: torch.cat([rows[name], columns[name]]) for name in self.layers}
+
+    def _exits_early(self, model: nn.Module) -> bool:
+        if self.early_exit != "auto":
+            return bool(self.early_exit)
+        # An exception would end the forward of a compiled model in a graph break, and that of a distributed wrapper
+        # before it has prepared the reduction of gradients.
+        return not (is_compiled(model) or _is_distributed(model))
+
+    def _penalty(self, features: Mapping[str, Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> Tensor:
+        targets = self._checked_targets(targets, pairs, n)
+        if targets.numel() == 0:  # the target selects no pair of this batch
+            return self._nothing()
+        similarities = torch.stack([self._similarity(i, f, pairs, n) for i, f in enumerate(features.values())])
+        with torch.autocast(similarities.device.type, enabled=False):
+            mixed = F.mix_similarities(similarities, self.layer_logits)
+            loss = F.similarity_loss(
+                mixed, targets, convention=self.convention, transform=self.transform, target_clamp=self.target_clamp
+            )
+        self._last = {
+            "loss": loss.detach(),
+            "similarity": mixed.detach(),
+            "target": targets.detach(),
+            "layers": similarities.detach(),
+        }
+        if torch.is_grad_enabled() and self.layer_logits.requires_grad and len(self.layers) > 1:
+            self._optimizers.start(self.layer_logits, self._tap.require_model())
+        return self.alpha * loss
+
+    def _similarity(self, index: int, features: Tensor, pairs: Tensor | None, n: int) -> Tensor:
+        """Similarity of the pairs in one layer, (P,)."""
+        self._check_features(index, features, n)
+        with torch.autocast(features.device.type, enabled=False):
+            rows = self._centred(index, features)  # (N, D)
+            if self.pairing == "all":
+                i, j = self._pairs_of(n, pairs).unbind(1)
+                return kernels.pairwise_cosine(rows, _NORM_FLOOR, self.backend)[i, j]
+            return kernels.paired_cosine(*F.split_pairs(rows, pairs), _NORM_FLOOR, self.backend)
+
+    def _centred(self, index: int, features: Tensor) -> Tensor:
+        if self.centering != "channel":
+            return F.center_features(features, self.centering)
+        dim = channel_dim(self._tap.modules[index], features.shape)
+        return F.center_features(features, "channel", mean=self._updated_mean(index, features, dim), channel_dim=dim)
+
+    def _updated_mean(self, index: int, features: Tensor, dim: int) -> Tensor:
+        """Running channel mean of a layer, updated by these features first, without gradient, (C,)."""
+        name = f"running_mean_{index}"
+        mean: Tensor = getattr(self, name)
+        new = F.channel_mean(features.detach(), dim)
+        if mean.numel() == 0:
+            mean = torch.zeros_like(new)
+        if mean.shape != new.shape:
+            raise ValueError(
+                f"layer {self.layers[index]!r} has {new.shape[0]} channels, but its running mean {mean.shape[0]}: a "
+                "regularizer serves one model at one input size."
+            )
+        if self.training:
+            mean = (1.0 - _MOMENTUM) * mean.to(new) + _MOMENTUM * new
+            setattr(self, name, mean)
+        return mean
+
+    def _check_features(self, index: int, features: Tensor, n: int) -> None:
+        name = self.layers[index]
+        if features.ndim < 2 or features.shape[0] != n or not features.is_floating_point():
+            raise ValueError(
+                f"layer {name!r} gives {describe(features)} for {n} images: similarity needs one floating-point row "
+                "for each image, (N, ...). Tap another layer, or reshape with select=."
+            )
+        if features.device != self.layer_logits.device:
+            raise RuntimeError(
+                f"features of layer {name!r} are on {features.device}, the regularizer on {self.layer_logits.device}: "
+                f"call reg.to({str(features.device)!r}) before creating the optimizer."
+            )
+        if torch.is_grad_enabled() and not features.requires_grad:
+            raise RuntimeError(
+                f"features of layer {name!r} carry no gradient, so the penalty cannot change the model: the layers up "
+                "to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides the graph "
+                "(use_reentrant=False mends that). Tap a layer after the frozen ones."
+            )
+
+    def _checked_targets(self, targets: Tensor, pairs: Tensor | None, n: int) -> Tensor:
+        """Targets of the pairs, (P,), from such or from a matrix (N, N)."""
+        targets = targets.to(self.layer_logits.device).detach()
+        if targets.ndim == 2:
+            if targets.shape != (n, n):
+                raise ValueError(f"targets: a matrix must be ({n}, {n}) for {n} images, got {tuple(targets.shape)}.")
+            i, j = self._pairs_of(n, pairs).unbind(1)
+            targets = targets[i, j]
+        wanted = self._pairs_of(n, pairs).shape[0]
+        if targets.shape != (wanted,):
+            raise ValueError(f"targets must have shape ({wanted},), one for each pair, got {describe(targets)}.")
+        self._calls += 1
+        if self._calls <= _CHECKED_CALLS or not targets.is_cuda:
+            check_similarity_range("targets", targets)
+        if self._calls <= _CHECKED_CALLS and self._steep:
+            self._extreme_targets.look(targets)
+        return targets
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for i in range(len(self.layers)):  # running means are sized by the first features: take the size that comes
+            saved = state_dict.get(f"{prefix}running_mean_{i}")
+            if isinstance(saved, Tensor):
+                setattr(self, f"running_mean_{i}", torch.zeros_like(saved, device=self.layer_logits.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _initial_logits(layer_weights: str | Sequence[float], layers: Sequence[str]) -> tuple[Tensor, bool]:
+    """Layer logits, (L,), and whether they are learned."""
+    if isinstance(layer_weights, str):
+        check_choice("layer_weights", layer_weights, ("learned", "uniform"))
+        return torch.zeros(len(layers)), layer_weights == "learned"
+    weights = torch.as_tensor(layer_weights, dtype=torch.float32)
+    if weights.shape != (len(layers),) or not bool((weights >= 0).all()) or not bool(weights.sum() > 0):
+        raise ValueError(
+            f"layer_weights must be {len(layers)} non-negative numbers with a positive sum, one for each of "
+            f"{list(layers)!r}, got {layer_weights!r}."
+        )
+    return (weights / weights.sum()).log(), False
+
+
+def _is_distributed(model: nn.Module) -> bool:
+    return any(hasattr(m, "no_sync") or type(m).__name__.startswith(("FSDP", "FullySharded")) for m in model.modules())
+
+
+def _rows(output: Any, n: int) -> Any:
+    """First ``n`` rows of every tensor of a model's output."""
+    if isinstance(output, Tensor):
+        return output[:n]
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(_rows(v, n) for v in output))
+    if isinstance(output, (tuple, list)):
+        return type(output)(_rows(v, n) for v in output)
+    if isinstance(output, Mapping):
+        return type(output)({k: _rows(v, n) for k, v in output.items()})  # type: ignore[call-arg]
+    return output
+
+
+def _correlation(x: Tensor, y: Tensor) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    norm = float((x.square().sum() * y.square().sum()).sqrt())
+    return float((x * y).sum()) / norm if norm > 0 else float("nan")

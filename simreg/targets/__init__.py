@@ -1,0 +1,18 @@
+"""Target similarities: what the features of two images are compared with."""
+
+from simreg.targets.base import Target, check_similarity_range, unit_float
+from simreg.targets.given import LabelTarget, MatrixTarget
+from simreg.targets.neural import NeuralTarget
+from simreg.targets.pixel import PixelTarget
+from simreg.targets.threshold import ThresholdTarget
+
+__all__ = [
+    "LabelTarget",
+    "MatrixTarget",
+    "NeuralTarget",
+    "PixelTarget",
+    "Target",
+    "ThresholdTarget",
+    "check_similarity_range",
+    "unit_float",
+]

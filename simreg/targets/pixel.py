@@ -1,0 +1,83 @@
+"""Similarity of pixels."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from simreg import kernels
+from simreg._checks import check_choice, check_images
+from simreg.targets.base import Target, unit_float
+
+PixelCentering = Literal["pool", "image", "none"]
+Color = Literal["gray", "rgb"]
+
+_CHUNK = 1024  # images converted to float at a time
+_NORM_FLOOR = 1e-6  # a centred image below this norm, in units of [0, 1] pixels, is blank
+
+
+class PixelTarget(Target):
+    r"""Cosine similarity of pixels.
+
+    .. math:: S^\text{pixel}_{ij} = \cos(p_i - \bar p,\; p_j - \bar p)
+
+    Args:
+        centering: ``"pool"`` subtracts the mean image, of the images given to `fit` (a pool fits its target) or else
+            of the images at hand, as the authors' code does; ``"image"`` each image's own mean; ``"none"`` nothing
+            (most similarities are then above 0.8: another method).
+        color: ``"gray"`` compares the mean over channels, as the authors' code does; ``"rgb"`` all channels.
+
+    Source: the paper, S^pixel; the centring is that of the authors' code.
+
+    Example:
+        >>> images = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]).reshape(3, 1, 1, 2)
+        >>> PixelTarget("image").paired(torch.tensor([[0, 1], [0, 2]]), images).round(decimals=4)
+        tensor([ 1., -1.])
+    """
+
+    def __init__(self, centering: PixelCentering = "pool", color: Color = "gray") -> None:
+        check_choice("centering", centering, ("pool", "image", "none"))
+        check_choice("color", color, ("gray", "rgb"))
+        self.centering = centering
+        self.color = color
+        self.mean: Tensor | None = None  # (R,)
+
+    def fit(self, images: Tensor, labels: Tensor | None = None) -> PixelTarget:
+        """A copy that subtracts the mean image of ``images``, shape (N, C, H, W), uint8 or in [0, 1]."""
+        check_images("images", images)
+        fitted = copy.copy(self)
+        if self.centering == "pool":
+            chunks = (images[i : i + _CHUNK] for i in range(0, images.shape[0], _CHUNK))
+            totals = torch.stack([self._rows(chunk).sum(dim=0, dtype=torch.float64) for chunk in chunks])
+            fitted.mean = (totals.sum(dim=0) / images.shape[0]).float()
+        return fitted
+
+    def representation(
+        self, images: Tensor | None = None, *, labels: Tensor | None = None, indices: Tensor | None = None
+    ) -> Tensor:
+        """Centred pixels over their norm, (N, C H W) or (N, H W) in gray; a blank image has a zero row."""
+        if images is None:
+            raise ValueError("images: a pixel target needs the images themselves, in [0, 1]; pass images, not targets.")
+        rows = self._rows(check_images("images", images))
+        return kernels.unit_rows(self._centred(rows, images), _NORM_FLOOR)
+
+    def _rows(self, images: Tensor) -> Tensor:
+        values = kernels.as_float(unit_float(images.detach()))
+        return (values.mean(dim=1) if self.color == "gray" else values).flatten(1)
+
+    def _centred(self, rows: Tensor, images: Tensor) -> Tensor:
+        if self.centering == "none":
+            return rows
+        if self.centering == "image":
+            return rows - rows.mean(dim=1, keepdim=True)
+        if self.mean is None:
+            return rows - rows.mean(dim=0, keepdim=True)
+        if self.mean.shape[0] != rows.shape[1]:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} have {rows.shape[1]} pixels to compare, but the target was "
+                f"fitted on images with {self.mean.shape[0]}: resize them, or fit the target on images of this size."
+            )
+        return rows - self.mean.to(rows)
