@@ -164,12 +164,13 @@ class FeatureTap:
         """Features of the pass recorded last, by layer name; the tap lets go of them.
 
         Raises:
-            RuntimeError: If a tapped layer did not run, or an output was overwritten in place unexpectedly.
+            ValueError: If a tapped layer did not run.
+            RuntimeError: If an output was overwritten in place that was not before.
         """
         features = self._recorder.take()
         missing = [name for i, name in enumerate(self.layers) if i not in features]
         if missing:
-            raise RuntimeError(self._missing_message(missing))
+            raise ValueError(self._missing_message(missing))
         return {name: features[i] for i, name in enumerate(self.layers)}
 
     def features(self, images: Tensor, *, early_exit: bool = False) -> dict[str, Tensor]:
@@ -183,7 +184,8 @@ class FeatureTap:
             Features by layer name, shape (N, ...) each, attached to the graph of the pass.
 
         Raises:
-            RuntimeError: If a tapped layer did not run, or the tap is closed.
+            ValueError: If a tapped layer did not run.
+            RuntimeError: If the tap is closed.
         """
         self._arm(exit_early=early_exit)
         try:
@@ -240,9 +242,9 @@ class FeatureTap:
 
     def _missing_message(self, missing: Sequence[str]) -> str:
         names = ", ".join(map(repr, missing))
-        message = f"no forward pass reached layer {names}: the model has it but did not call it."
+        message = f"layers: the forward pass did not reach {names}; the model has it but does not call it. Tap another."
         if len(missing) == len(self.layers):
-            message = f"none of the tapped layers ({names}) ran: no forward pass of this model was recorded."
+            message = f"layers: none of {names} ran: no forward pass of this model was recorded."
         if self.model is not None and is_compiled(self.model):
             message += (
                 " The model is compiled: hooks fire only if they were registered before its first compiled call. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -200,8 +201,8 @@ class SimilarityRegularizer(nn.Module):
             A scalar; float32, or float64 for a model in float64.
 
         Raises:
-            ValueError: If shapes or values do not fit.
-            RuntimeError: If a tapped layer did not run, its features carry no gradient, or the regularizer is closed.
+            ValueError: If shapes or values do not fit, a tapped layer did not run, or its features carry no gradient.
+            RuntimeError: If the regularizer is closed.
         """
         if self.alpha == 0:
             return self._nothing()
@@ -213,7 +214,8 @@ class SimilarityRegularizer(nn.Module):
         """Record the features of the forward pass inside the block, for `penalty`.
 
         Raises:
-            RuntimeError: If a tapped layer did not run, or the regularizer is closed.
+            ValueError: If a tapped layer did not run.
+            RuntimeError: If the regularizer is closed.
         """
         self._observed = None
         if self.alpha == 0:
@@ -235,8 +237,8 @@ class SimilarityRegularizer(nn.Module):
             A scalar.
 
         Raises:
-            ValueError: If shapes or values do not fit.
-            RuntimeError: If no pass was observed, or features carry no gradient.
+            ValueError: If shapes or values do not fit, or features carry no gradient.
+            RuntimeError: If no pass was observed.
         """
         if self.alpha == 0:
             return self._nothing()
@@ -447,9 +449,9 @@ class SimilarityRegularizer(nn.Module):
                 f"call reg.to({str(features.device)!r}) before creating the optimizer."
             )
         if torch.is_grad_enabled() and not features.requires_grad:
-            raise RuntimeError(
-                f"features of layer {name!r} carry no gradient, so the penalty cannot change the model: the layers up "
-                "to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides the graph "
+            raise ValueError(
+                f"layers: the features of {name!r} carry no gradient, so the penalty cannot change the model: the "
+                "layers up to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides the graph "
                 "(use_reentrant=False mends that). Tap a layer after the frozen ones."
             )
 
@@ -461,7 +463,7 @@ class SimilarityRegularizer(nn.Module):
                 raise ValueError(f"targets: a matrix must be ({n}, {n}) for {n} images, got {tuple(targets.shape)}.")
             i, j = self._pairs_of(n, pairs).unbind(1)
             targets = targets[i, j]
-        wanted = self._pairs_of(n, pairs).shape[0]
+        wanted = pairs.shape[0] if pairs is not None else math.comb(n, 2) if self.pairing == "all" else n // 2
         if targets.shape != (wanted,):
             raise ValueError(f"targets must have shape ({wanted},), one for each pair, got {describe(targets)}.")
         self._calls += 1

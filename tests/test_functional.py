@@ -17,7 +17,10 @@ def loop_cosine(x):
     n = len(x)
     norms = [math.sqrt(sum(v * v for v in row)) for row in x]
     return np.array(
-        [[sum(a * b for a, b in zip(x[i], x[j], strict=True)) / norms[i] / norms[j] for j in range(n)] for i in range(n)]
+        [
+            [sum(a * b for a, b in zip(x[i], x[j], strict=True)) / norms[i] / norms[j] for j in range(n)]
+            for i in range(n)
+        ]
     )
 
 
@@ -119,7 +122,8 @@ def test_permuting_images_permutes_similarity_and_keeps_the_loss(n, random):
 def test_loss_ignores_the_order_of_pairs_and_is_never_negative(values, random):
     shuffled = random.sample(values, len(values))
     losses = [
-        F.similarity_loss(*torch.tensor(v, dtype=torch.float64).T.unbind(0), convention="paper") for v in (values, shuffled)
+        F.similarity_loss(*torch.tensor(v, dtype=torch.float64).T.unbind(0), convention="paper")
+        for v in (values, shuffled)
     ]
     torch.testing.assert_close(*losses)
     assert losses[0] >= 0
@@ -131,7 +135,9 @@ def test_fisher_z_matches_float64_logarithms_over_the_whole_range():
     torch.testing.assert_close(F.fisher_z(s), expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(F.fisher_z(s.float()).double(), F.fisher_z(s.float().double()), rtol=5e-7, atol=1e-9)
     torch.testing.assert_close(F.fisher_z(s[1:-1], convention="mean"), torch.atanh(s[1:-1]), rtol=2e-3, atol=1e-5)
-    torch.testing.assert_close(F.fisher_z(s[100:301], convention="paper"), torch.atanh(s[100:301]), rtol=2e-5, atol=1e-7)
+    torch.testing.assert_close(
+        F.fisher_z(s[100:301], convention="paper"), torch.atanh(s[100:301]), rtol=2e-5, atol=1e-7
+    )
 
 
 def test_fisher_z_is_odd_has_the_authors_poles_and_the_right_slope():

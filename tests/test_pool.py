@@ -100,8 +100,10 @@ def test_rare_pairs_are_found_and_missing_ones_are_reported():
     with pytest.raises(ValueError, match="no pair with a target other than 0 was found"):
         random_pool(100, ThresholdTarget(0.999)).batches(4, sampling="stratified").__next__()
     target = ThresholdTarget(0.5, select="high")
-    batch = next(RegularizationPool(images, target).batches(4))
-    assert (pool.target.paired(torch.stack([torch.arange(4), torch.arange(4) + 4], 1), images[batch.indices]).abs() > 0.5).all()
+    pool = RegularizationPool(images, target)
+    indices = next(pool.batches(4)).indices
+    base = pool.target.paired(torch.stack([indices[:4], indices[4:]], 1), images)
+    assert (base.abs() > 0.5).all()
 
 
 def test_all_pairs_of_few_images():
@@ -142,7 +144,7 @@ def test_health_matches_a_brute_force_count(select):
     for i in range(150):
         for j in range(i + 1, 150):
             s = float(pool.target.paired(torch.tensor([[i, j]]), pool.images))
-            if select == "high" and abs(s) <= 0.8 or select == "low" and abs(s) >= 0.8:
+            if (select == "high" and abs(s) <= 0.8) or (select == "low" and abs(s) >= 0.8):
                 continue
             pairs += 1
             counts[int(s > 0.8) - int(s < -0.8)] += 1
@@ -233,7 +235,11 @@ def changed(row, value):
         (lambda: RegularizationPool(IMAGES.long(), PixelTarget()), TypeError, "uint8 or floating point"),
         (lambda: RegularizationPool(IMAGES, "pixel"), TypeError, "PixelTarget"),
         (lambda: RegularizationPool(IMAGES, LabelTarget()), ValueError, "labels"),
-        (lambda: RegularizationPool(IMAGES, LabelTarget(), labels=torch.zeros(3)), ValueError, r"labels must have shape \(4,\)"),
+        (
+            lambda: RegularizationPool(IMAGES, LabelTarget(), labels=torch.zeros(3)),
+            ValueError,
+            r"labels must have shape \(4,\)",
+        ),
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(0), ValueError, "pairs_per_batch"),
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(7), ValueError, "only 6 pairs"),
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(2, sampling="strat"), ValueError, "stratified"),

@@ -109,7 +109,9 @@ def test_neural_target_matches_definition(generator):
 
 
 def test_average_is_the_mean_of_the_similarities(generator):
-    scans = [NeuralTarget.from_responses(torch.randn(8, a, generator=generator), reliability=False) for a in (3, 11, 40)]
+    scans = [
+        NeuralTarget.from_responses(torch.randn(8, a, generator=generator), reliability=False) for a in (3, 11, 40)
+    ]
     rows, pairs = torch.arange(8), F.all_pairs(8)
     mean = torch.stack([s.paired(pairs, indices=rows) for s in scans]).mean(0)
     torch.testing.assert_close(NeuralTarget.average(scans).paired(pairs, indices=rows), mean)
@@ -147,7 +149,11 @@ def test_label_and_matrix_targets_in_a_pool(colour, generator):
         (lambda: NeuralTarget.from_responses(torch.ones(3, 4, 2)), ValueError, "weighs 0"),
         (lambda: NeuralTarget.from_responses(torch.full((3, 4, 2), float("nan"))), ValueError, "no finite response"),
         (lambda: NeuralTarget.average([]), ValueError, "at least one"),
-        (lambda: NeuralTarget.average([NeuralTarget(torch.eye(2)), NeuralTarget(torch.eye(3))]), ValueError, "same images"),
+        (
+            lambda: NeuralTarget.average([NeuralTarget(torch.eye(2)), NeuralTarget(torch.eye(3))]),
+            ValueError,
+            "same images",
+        ),
     ],
 )
 def test_mistakes_are_named(call, error, message):
@@ -156,6 +162,10 @@ def test_mistakes_are_named(call, error, message):
 
 
 def test_targets_tied_to_other_numbers_of_images_are_refused_by_the_pool(colour):
-    for target in (MatrixTarget(torch.eye(5)), NeuralTarget(torch.eye(5)), ThresholdTarget(0.5, of=NeuralTarget(torch.eye(5)))):
+    for target in (
+        MatrixTarget(torch.eye(5)),
+        NeuralTarget(torch.eye(5)),
+        ThresholdTarget(0.5, of=NeuralTarget(torch.eye(5))),
+    ):
         with pytest.raises(ValueError, match="5 images, but the pool has 12"):
             RegularizationPool(colour, target)

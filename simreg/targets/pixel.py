@@ -80,4 +80,6 @@ class PixelTarget(Target):
                 f"images of shape {tuple(images.shape)} have {rows.shape[1]} pixels to compare, but the target was "
                 f"fitted on images with {self.mean.shape[0]}: resize them, or fit the target on images of this size."
             )
-        return rows - self.mean.to(rows)
+        if self.mean.device != rows.device:
+            self.mean = self.mean.to(rows.device)  # once, not every step
+        return rows - self.mean.to(rows.dtype)
