@@ -1,0 +1,81 @@
+"""Gradient of the loss with respect to the image, and signs that such a gradient is not to be trusted."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from simreg.robustness._warn import warn
+from simreg.robustness.classifier import Classifier, check_labels_fit, evaluation_mode
+
+_MASKED_SHARE = 0.1  # share of images without any gradient from which on the user is told
+
+
+def input_gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of each image's cross-entropy with respect to the image, and the logits.
+
+    Parameters collect no ``.grad``, and it works under ``torch.no_grad`` and ``torch.inference_mode``.
+
+    Args:
+        classifier: Differentiable model on images in [0, 1].
+        images: Shape (N, C, H, W), floating point.
+        labels: Shape (N,).
+
+    Returns:
+        Gradient (N, C, H, W) and logits (N, K), both detached.
+
+    Raises:
+        ValueError: If the logits carry no gradient or the gradient is not finite.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(classifier.model):
+        pixels = images.detach().clone().requires_grad_()
+        logits = classifier(pixels)
+        if not logits.requires_grad:
+            raise ValueError(
+                "the model's logits carry no gradient with respect to the images, which a gradient attack needs. "
+                "Remove torch.no_grad(), detach() or NumPy from the model, or use boundary_attack."
+            )
+        # the sum keeps each image's gradient independent of the batch
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # the copy of the labels may be saved for backward, an inference tensor may not
+        loss = F.cross_entropy(wide, check_labels_fit(labels, logits).clone(), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, pixels)
+    if not bool(gradient.isfinite().all()):
+        raise ValueError("the model's gradient with respect to the images is not finite: check its weights.")
+    return gradient, logits.detach()
+
+
+class GradientHealth:
+    """Watches for what makes gradient attacks look weak: probabilities instead of logits, and zero gradients."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.images = self.without_gradient = 0
+        self.probabilities = True
+
+    def add(self, gradient: Tensor, logits: Tensor) -> None:
+        """Look at one batch."""
+        self.images += len(logits)
+        self.without_gradient += int((gradient.flatten(1).abs().amax(dim=1) == 0).sum())
+        rows = logits.float()
+        sums_to_one = ((rows.sum(dim=1) - 1).abs() < 1e-3).all()
+        self.probabilities = self.probabilities and bool(sums_to_one) and bool((rows >= 0).all())
+
+    @property
+    def zero_share(self) -> float:
+        """Share of images whose gradient was zero in every pixel."""
+        return self.without_gradient / max(self.images, 1)
+
+    def report(self) -> None:
+        """Warn about what was seen."""
+        if self.probabilities:
+            warn(
+                f"the {self.role} seems to return probabilities (rows are positive and sum to 1): the attack's "
+                "gradient is then too weak and the model looks too robust. Return logits, before the softmax."
+            )
+        elif self.zero_share > _MASKED_SHARE:
+            warn(
+                f"the {self.role}'s gradient is exactly zero for {self.zero_share:.0%} of the images: the attack "
+                "cannot move them, so the accuracy is only an upper bound. Check with boundary_attack."
+            )

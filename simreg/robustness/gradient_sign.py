@@ -1,0 +1,138 @@
+"""FGSM: accuracy when each image takes one step along the sign of a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simreg._checks import check_positive
+from simreg._progress import progress as show_progress
+from simreg.robustness._input_gradient import GradientHealth, input_gradient
+from simreg.robustness._tally import Tally, check_epsilons
+from simreg.robustness.classifier import (
+    Classifier,
+    Model,
+    as_classifier,
+    batches,
+    check_evaluation_set,
+    count_correct,
+    unit_float,
+)
+from simreg.robustness.results import Sweep
+
+FGSM_EPSILONS: tuple[float, ...] = tuple(i / 500 for i in range(11))
+"""Strengths of FGSM for CIFAR-10: ten steps from 0 to 0.02."""
+
+
+def fgsm(model: Model, images: Tensor, labels: Tensor, epsilon: float, *, batch_size: int = 256) -> Tensor:
+    r"""Fast gradient sign method: one step of size epsilon on the model's own gradient.
+
+    .. math:: x' = \mathrm{clamp}(x + \epsilon\, \mathrm{sign} \nabla_x \mathrm{CE}(f(x), y), 0, 1)
+
+    Args:
+        model: ``Classifier``, module or differentiable callable: images in [0, 1] to logits (N, K).
+        images: Shape (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: Shape (N,), integers in [0, K).
+        epsilon: Largest change of a value, in pixel units.
+        batch_size: Images per call of the model.
+
+    Returns:
+        Adversarial images (N, C, H, W), floating point, on the device of ``images``.
+
+    Raises:
+        TypeError: If images, labels or the model's output are not tensors of the right kind.
+        ValueError: If images leave [0, 1], labels do not fit, epsilon is negative, or the model has no gradient.
+
+    Source: Goodfellow, Shlens, Szegedy, 2015, section 4 (https://arxiv.org/abs/1412.6572).
+
+    Example:
+        >>> brightness = lambda x: torch.stack([-x.mean(dim=(1, 2, 3)), x.mean(dim=(1, 2, 3))], dim=1)
+        >>> fgsm(brightness, torch.full((1, 1, 1, 2), 0.5), torch.tensor([1]), 0.25)
+        tensor([[[[0.2500, 0.2500]]]])
+    """
+    classifier = as_classifier(model)
+    check_evaluation_set(images, labels, batch_size)
+    check_positive("epsilon", epsilon, zero=True)
+    attacked = []
+    for part in batches(len(images), batch_size):
+        clean = unit_float(images[part])
+        gradient, _ = input_gradient(classifier, clean, labels[part])
+        attacked.append(sign_step(clean, gradient.sign(), epsilon))
+    return torch.cat(attacked)
+
+
+def sign_step(images: Tensor, sign: Tensor, epsilon: float) -> Tensor:
+    """Images moved by ``epsilon`` along ``sign``, clamped to [0, 1]."""
+    return (images + epsilon * sign).clamp(0, 1)
+
+
+def fgsm_sweep(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: Iterable[float] | Tensor | None = None,
+    *,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> Sweep:
+    """Accuracy under white-box FGSM at several strengths; the gradient is computed once for all of them.
+
+    Args:
+        model: ``Classifier``, module or differentiable callable: images in [0, 1] to logits (N, K).
+        images: Shape (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: Shape (N,), integers in [0, K).
+        epsilons: Largest change of a value, in pixel units; None takes ``FGSM_EPSILONS``, ten steps from 0 to 0.02.
+        batch_size: Images per call of the model.
+        progress: Show progress on standard error.
+
+    Returns:
+        Accuracies by epsilon; ``settings`` has the largest measured change and the share of zero gradients.
+
+    Raises:
+        TypeError: If images, labels or the model's output are not tensors of the right kind.
+        ValueError: If images leave [0, 1], labels do not fit, epsilons are negative, or the model has no gradient.
+
+    Source: Goodfellow, Shlens, Szegedy, 2015, section 4 (https://arxiv.org/abs/1412.6572).
+
+    Example:
+        >>> brightness = lambda x: torch.stack([0.5 - x.mean(dim=(1, 2, 3)), x.mean(dim=(1, 2, 3)) - 0.5], dim=1)
+        >>> images = torch.tensor([0.40, 0.49]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
+        >>> fgsm_sweep(brightness, images, torch.tensor([0, 0]), [0.0, 0.02]).accuracies
+        (1.0, 0.5)
+    """
+    classifier = as_classifier(model)
+    strengths = check_epsilons(FGSM_EPSILONS if epsilons is None else epsilons)
+    tally, settings = sweep_signs(
+        classifier, classifier, images, labels, strengths, batch_size, "white-box FGSM" if progress else None
+    )
+    return tally.sweep("fgsm", len(images), None, {**settings, "norm": "linf"})
+
+
+def sweep_signs(
+    target: Classifier,
+    source: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: tuple[float, ...],
+    batch_size: int,
+    description: str | None,
+) -> tuple[Tally, dict[str, Any]]:
+    """Count what ``target`` gets right when images follow the gradient sign of ``source``; None shows no progress."""
+    check_evaluation_set(images, labels, batch_size)
+    tally, health, source_correct = Tally(epsilons), GradientHealth("source of the gradient"), 0
+    parts = batches(len(images), batch_size)
+    for part in show_progress(parts, description=description or "", enabled=description is not None):
+        clean = unit_float(images[part])
+        gradient, logits = input_gradient(source, clean, labels[part])
+        health.add(gradient, logits)
+        source_correct += int((logits.argmax(dim=1) == labels[part].to(logits.device)).sum())
+        sign = gradient.sign().to(clean.device)
+        for i, epsilon in enumerate(epsilons):
+            attacked = sign_step(clean, sign, epsilon)
+            tally.add(i, count_correct(target, attacked, labels[part]), float((attacked - clean).abs().max()))
+    tally.check_budgets()
+    health.report()
+    return tally, {"zero_gradient_share": health.zero_share, "source_accuracy": source_correct / len(images)}
