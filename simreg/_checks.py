@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,13 @@ def check_tensor(name: str, value: object, *, wanted: str = "a tensor") -> Tenso
     if isinstance(value, Tensor):
         return value
     raise TypeError(f"{name} must be {wanted}, got {describe(value)}.")
+
+
+def to_tensor(name: str, value: object) -> Tensor:
+    """``value`` as a tensor: tensors pass, NumPy arrays are wrapped; anything else raises ``TypeError``."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    return check_tensor(name, value, wanted="a tensor or NumPy array")
 
 
 def check_images(name: str, images: object) -> Tensor:

@@ -451,8 +451,8 @@ class SimilarityRegularizer(nn.Module):
         if torch.is_grad_enabled() and not features.requires_grad:
             raise ValueError(
                 f"layers: the features of {name!r} carry no gradient, so the penalty cannot change the model: the "
-                "layers up to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides the graph "
-                "(use_reentrant=False mends that). Tap a layer after the frozen ones."
+                "layers up to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides "
+                "the graph (use_reentrant=False mends that). Tap a layer after the frozen ones."
             )
 
     def _checked_targets(self, targets: Tensor, pairs: Tensor | None, n: int) -> Tensor:

@@ -108,6 +108,19 @@ def test_neural_target_matches_definition(generator):
     torch.testing.assert_close(given, ours)
 
 
+def test_numpy_recordings_are_taken_as_they_are(generator):
+    r = torch.randn(5, 7, 4, generator=generator, dtype=torch.float64)
+    rows, pairs = torch.arange(7), F.all_pairs(7)
+    one, two = (NeuralTarget.from_responses(x).paired(pairs, indices=rows) for x in (r, r.numpy()))
+    assert torch.equal(one, two)
+    weights = F.response_reliability(r)
+    given = NeuralTarget.from_responses(r.numpy(), reliability=weights.numpy()).paired(pairs, indices=rows)
+    torch.testing.assert_close(given, one)
+    assert torch.equal(MatrixTarget(np.eye(3)).matrix, torch.eye(3, dtype=torch.float64))
+    with pytest.raises(TypeError, match="responses must be a tensor or NumPy array"):
+        NeuralTarget.from_responses([[1.0]])
+
+
 def test_average_is_the_mean_of_the_similarities(generator):
     scans = [
         NeuralTarget.from_responses(torch.randn(8, a, generator=generator), reliability=False) for a in (3, 11, 40)

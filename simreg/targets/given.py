@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from simreg import kernels
-from simreg._checks import check_tensor, describe
+from simreg._checks import describe, to_tensor
 from simreg.targets.base import Target, check_rows, check_similarity_range, require_indices
 
 
@@ -45,7 +46,7 @@ class MatrixTarget(Target):
     """A similarity matrix of your own for the images of a pool.
 
     Args:
-        matrix: Shape (N, N), symmetric, values in [-1, 1]; entry (i, j) belongs to images i and j of the pool.
+        matrix: Tensor or NumPy array, shape (N, N), symmetric, values in [-1, 1]; entry (i, j) belongs to images i and j of the pool.
 
     Raises:
         ValueError: If the matrix is not square and symmetric with values in [-1, 1].
@@ -55,8 +56,8 @@ class MatrixTarget(Target):
         tensor([1.])
     """
 
-    def __init__(self, matrix: Tensor) -> None:
-        check_tensor("matrix", matrix)
+    def __init__(self, matrix: Tensor | np.ndarray) -> None:
+        matrix = to_tensor("matrix", matrix)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"matrix must be square, (N, N), got {describe(matrix)}.")
         values = kernels.as_float(matrix)

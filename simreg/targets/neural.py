@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from simreg import kernels
-from simreg._checks import check_tensor, describe
+from simreg._checks import check_tensor, describe, to_tensor
 from simreg.functional import response_reliability, response_representation
 from simreg.targets.base import Target, check_rows, require_indices
 
@@ -34,15 +35,17 @@ class NeuralTarget(Target):
         self.rows = kernels.unit_rows(kernels.as_float(rows), 1e-12)
 
     @classmethod
-    def from_responses(cls, responses: Tensor, *, reliability: bool | Tensor = True) -> NeuralTarget:
+    def from_responses(
+        cls, responses: Tensor | np.ndarray, *, reliability: bool | Tensor | np.ndarray = True
+    ) -> NeuralTarget:
         r"""Target from recorded or predicted responses.
 
         Repeats are averaged, neurons weighted by `simreg.functional.response_reliability` (signal over noise),
         responses centred across images and each image's vector brought to unit length.
 
         Args:
-            responses: Shape (T, N, A), T repeats of N images for A neurons, NaN where a repeat is missing; or (N, A).
-                Row i belongs to image i of the pool.
+            responses: Tensor or NumPy array, shape (T, N, A), T repeats of N images for A neurons, NaN where a
+                repeat is missing; or (N, A). Row i belongs to image i of the pool.
             reliability: True weights neurons by their reliability over repeats, and asks for repeats; a tensor (A,)
                 gives weights of your own, such as :math:`w_a v_a`; False weights none.
 
@@ -59,12 +62,13 @@ class NeuralTarget(Target):
             >>> target.representation(indices=torch.arange(10)).shape
             torch.Size([10, 30])
         """
-        if check_tensor("responses", responses).ndim not in (2, 3):
+        responses = to_tensor("responses", responses)
+        if responses.ndim not in (2, 3):
             raise ValueError(f"responses must have shape (T, N, A) or (N, A), got {describe(responses)}.")
         mean = kernels.as_float(responses).nanmean(dim=0) if responses.ndim == 3 else kernels.as_float(responses)
         if not bool(torch.isfinite(mean).all()):
             raise ValueError("responses: some image has no finite response of some neuron; drop that image or neuron.")
-        weights = reliability if isinstance(reliability, Tensor) else None
+        weights = None if isinstance(reliability, bool) else to_tensor("reliability", reliability)
         if reliability is True:
             if responses.ndim == 2:
                 raise ValueError(
