@@ -46,7 +46,8 @@ class MatrixTarget(Target):
     """A similarity matrix of your own for the images of a pool.
 
     Args:
-        matrix: Tensor or NumPy array, shape (N, N), symmetric, values in [-1, 1]; entry (i, j) belongs to images i and j of the pool.
+        matrix: Tensor or NumPy array, shape (N, N), symmetric, values in [-1, 1]; entry (i, j) belongs to images i
+            and j of the pool.
 
     Raises:
         ValueError: If the matrix is not square and symmetric with values in [-1, 1].
