@@ -38,16 +38,13 @@ class _Recorder:
         if index in self.features:  # a module that runs several times in a pass is read at its first run
             return
         tensor = self._selected(index, output)
-        if torch.compiler.is_compiling():
-            tensor = tensor.clone()  # versions are unknown while tracing; the compiler fuses the copy
-        elif self.clone is None:
+        compiling = torch.compiler.is_compiling()  # versions are unknown then, and the compiler fuses the copy
+        if not compiling and not (self.clone and self.clone[index]):
             self.originals[index] = (tensor, tensor._version)
-            tensor = tensor.clone()
-        elif self.clone[index]:
-            tensor = tensor.clone()
-        else:
-            self.originals[index] = (tensor, tensor._version)
-        self.features[index] = tensor
+        copied = compiling or self.clone is None or self.clone[index]
+        # A view where no copy is needed, so that the graph, and with it the order in which gradients are summed, is
+        # the same in the first pass as in later ones: a resumed run then repeats an uninterrupted one bit by bit.
+        self.features[index] = tensor.clone() if copied else tensor.view_as(tensor)
         if self.exit_early and len(self.features) == len(self.names):
             raise EarlyExit
 

@@ -265,3 +265,19 @@ def test_activation_checkpointing_gives_the_same_gradient_or_says_why_not(make_n
     reentrant = SimilarityRegularizer(Checkpointed(make_net(), True), ["net.relu1"], target=PixelTarget())
     with pytest.raises(ValueError, match="use_reentrant=False"):
         reentrant(images.clone().requires_grad_())
+
+
+def test_first_pass_of_a_tap_gives_bitwise_the_gradient_of_later_ones():
+    torch.manual_seed(0)
+    conv, heads = nn.Conv2d(1, 4, 3), nn.ModuleList(nn.Conv2d(4, 4, 3) for _ in range(3))
+    model = nn.Sequential(conv, nn.ReLU())
+    tap = FeatureTap(model, ["1"])
+    grads = []
+    for _ in range(3):
+        with tap.record():
+            out = model(X)
+        feature = tap.take()["1"]
+        loss = sum((head(out).sin() * (i + 0.3)).sum() for i, head in enumerate(heads)) + (feature * 1.7).cos().sum()
+        grads.append(torch.autograd.grad(loss, conv.weight)[0])
+    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[1], grads[2])
