@@ -16,6 +16,7 @@ from simreg._checks import check_choice, check_images, check_pairs, check_positi
 from simreg._watch import ExtremeTargetWatch, OptimizerWatch
 from simreg.batch import PairBatch
 from simreg.batchnorm import BATCH_NORM_POLICIES, AuxiliaryStatistics, BatchNormPolicy, batch_norm_policy
+from simreg.centering import ChannelMeans
 from simreg.features import FeatureTap, Select, is_compiled
 from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
 from simreg.kernels import BACKENDS, Backend
@@ -23,7 +24,6 @@ from simreg.layers import channel_dim
 from simreg.pool import Pairing
 from simreg.targets import Target, check_similarity_range, unit_float
 
-_MOMENTUM = 0.1  # of the running channel means, the authors' 0.9 old + 0.1 new
 _NORM_FLOOR = 1e-8
 _CHECKED_CALLS = 20  # calls whose target values are looked at, which on a GPU synchronises
 
@@ -144,8 +144,7 @@ class SimilarityRegularizer(nn.Module):
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         logits, learned = _initial_logits(layer_weights, self.layers)
         self.layer_logits = nn.Parameter(logits.to(device), requires_grad=learned)
-        for i in range(len(self.layers)):  # sized when the first features are seen
-            self.register_buffer(f"running_mean_{i}", torch.zeros(0, device=device))
+        self.channel_means = ChannelMeans(len(self.layers), device)
         self._auxiliary = AuxiliaryStatistics(model) if self.batch_norm == "separate" else None
 
     @property
@@ -417,24 +416,8 @@ class SimilarityRegularizer(nn.Module):
         if self.centering != "channel":
             return F.center_features(features, self.centering)
         dim = channel_dim(self._tap.modules[index], features.shape)
-        return F.center_features(features, "channel", mean=self._updated_mean(index, features, dim), channel_dim=dim)
-
-    def _updated_mean(self, index: int, features: Tensor, dim: int) -> Tensor:
-        """Running channel mean of a layer, updated by these features first, without gradient, (C,)."""
-        name = f"running_mean_{index}"
-        mean: Tensor = getattr(self, name)
-        new = F.channel_mean(features.detach(), dim)
-        if mean.numel() == 0:
-            mean = torch.zeros_like(new)
-        if mean.shape != new.shape:
-            raise ValueError(
-                f"layer {self.layers[index]!r} has {new.shape[0]} channels, but its running mean {mean.shape[0]}: a "
-                "regularizer serves one model at one input size."
-            )
-        if self.training:
-            mean = (1.0 - _MOMENTUM) * mean.to(new) + _MOMENTUM * new
-            setattr(self, name, mean)
-        return mean
+        rows: Tensor = self.channel_means(index, features, dim)
+        return rows
 
     def _check_features(self, index: int, features: Tensor, n: int) -> None:
         name = self.layers[index]
@@ -467,18 +450,12 @@ class SimilarityRegularizer(nn.Module):
         if targets.shape != (wanted,):
             raise ValueError(f"targets must have shape ({wanted},), one for each pair, got {describe(targets)}.")
         self._calls += 1
-        if self._calls <= _CHECKED_CALLS or not targets.is_cuda:
+        early = self._calls <= _CHECKED_CALLS and not (targets.is_cuda and torch.cuda.is_current_stream_capturing())
+        if early or not targets.is_cuda:
             check_similarity_range("targets", targets)
-        if self._calls <= _CHECKED_CALLS and self._steep:
+        if early and self._steep:
             self._extreme_targets.look(targets)
         return targets
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for i in range(len(self.layers)):  # running means are sized by the first features: take the size that comes
-            saved = state_dict.get(f"{prefix}running_mean_{i}")
-            if isinstance(saved, Tensor):
-                setattr(self, f"running_mean_{i}", torch.zeros_like(saved, device=self.layer_logits.device))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def _initial_logits(layer_weights: str | Sequence[float], layers: Sequence[str]) -> tuple[Tensor, bool]:

@@ -258,7 +258,7 @@ def test_state_dict_and_parameters_exclude_the_model(make_net, images):
     reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
     assert [n for n, _ in reg.named_parameters()] == ["layer_logits"]
     reg(images)
-    assert set(reg.state_dict()) == {"layer_logits", "running_mean_0", "running_mean_1"}
+    assert set(reg.state_dict()) == {"layer_logits", "channel_means.layer_0", "channel_means.layer_1"}
     assert set(model.state_dict()) == before
     assert reg.parameter_group() == {"params": [reg.layer_logits], "weight_decay": 0.0}
 
@@ -269,7 +269,7 @@ def test_state_dict_resumes_running_means_and_logits(make_net, images):
     first(images)
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(second(images), first(images))
-    assert second.running_mean_0.shape == (6,)
+    assert second.channel_means.layer_0.shape == (6,)
 
 
 def test_copies_tap_the_copied_model(make_net, images):
