@@ -68,6 +68,7 @@ def plot_sweeps(sweeps: Mapping[str, Sweep], path: str | os.PathLike[str], *, ti
     axes.set_xlabel(_STRENGTHS.get(name, "$\\epsilon$ (pixel units)"))
     axes.set_ylabel("accuracy (%)")
     axes.set_ylim(bottom=0)
+    axes.locator_params(axis="x", nbins=6)
     axes.set_title(title if title is not None else _TITLES.get(name, name))
     _tidy(axes)
     axes.legend(fontsize="small", frameon=False, loc="best")
@@ -122,7 +123,9 @@ def plot_boundary(
     for axes in (left, right):
         _tidy(axes)
     left.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    right.legend(fontsize="small", frameon=False, loc="best")
+    figure.legend(
+        *right.get_legend_handles_labels(), fontsize="small", frameon=False, loc="outside lower center", ncols=2
+    )
     figure.suptitle("Boundary Attack" if title is None else title, fontsize="medium")
     return _save(figure, path)
 
