@@ -352,11 +352,14 @@ class SimilarityRegularizer(nn.Module):
         if self.target is None:
             raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            rows = self._pairs_of(images.shape[0], pairs).to(images.device)
-            base = self.target.paired(rows, images)
+            rows = self.target.representation(images)  # (N, R)
+            chosen = self._pairs_of(images.shape[0], pairs).to(images.device)
+            i, j = chosen.unbind(1)
+            # One matrix product for all pairs, instead of a copy of both rows for each of them.
+            base = self.target.outer(rows, rows)[i, j] if self.pairing == "all" else self.target.inner(rows[i], rows[j])
             selected = self.target.selected(base)
             if selected is not None:
-                base, pairs = base[selected], rows[selected].to(self.layer_logits.device)
+                base, pairs = base[selected], chosen[selected].to(self.layer_logits.device)
             return self.target.shape(base), pairs
 
     @property
