@@ -37,7 +37,9 @@ class PairBatch:
 
     def __post_init__(self) -> None:
         """Check shapes, and values where that needs no device synchronisation."""
-        n = check_tensor("images", self.images).shape[0]
+        if check_tensor("images", self.images).ndim < 2:
+            raise ValueError(f"images must have shape (2k, C, H, W), got {describe(self.images)}.")
+        n = self.images.shape[0]
         check_tensor("targets", self.targets)
         if n < 2:
             raise ValueError(f"images: a pair needs at least 2 images, got {n}.")

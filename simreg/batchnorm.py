@@ -2,17 +2,70 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from simreg._hooks import inert_copy
 
 BatchNormPolicy = Literal["update", "freeze", "eval", "separate", "official"]
 BATCH_NORM_POLICIES = ("update", "freeze", "eval", "separate", "official")
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class RecomputeGuard:
+    """Refuses to run batch norms of a model in a backward pass, where a policy is over.
+
+    Activation checkpointing runs layers again in backward. They would then normalise otherwise than in the pass that
+    the policy applied to, and update the model's own statistics.
+    """
+
+    def __init__(self, policy: BatchNormPolicy) -> None:
+        self.policy = policy
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+
+    def attach(self, model: nn.Module) -> None:
+        """Watch the batch norms of ``model``; only the first call counts."""
+        if self._finalizer is None and self.policy not in ("update", "official"):
+            norms = norms_with_statistics(model)
+            handles = [norm.register_forward_pre_hook(_GuardHook(self.policy)) for norm in norms]
+            self._finalizer = weakref.finalize(self, _remove, handles)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecomputeGuard, (self.policy,)
+
+
+class _GuardHook:
+    __name__ = "simreg_recompute_guard"  # torch.jit.script asks hooks for their name
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # inside backward
+            raise RuntimeError(
+                f"batch_norm={self.policy!r} cannot be kept under activation checkpointing, which runs layers again in "
+                'backward: use batch_norm="update", or switch checkpointing off.'
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return inert_copy()
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 class AuxiliaryStatistics(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simreg._checks import describe
+from simreg._hooks import inert_copy
 from simreg.layers import auto_layers, early_layers, layer_modules, match_layers
 
 Select = Callable[[Any], Tensor] | int | str
@@ -26,22 +27,26 @@ class _Recorder:
     def __init__(self, selects: Sequence[Select | None], names: Sequence[str]) -> None:
         self.armed = False
         self.exit_early = False
+        self.exited_early = False  # the pass that `take` will end was one that exits early
         self.selects = list(selects)
         self.names = list(names)
         self.features: dict[int, Tensor] = {}
         # In-place operations on a recorded output, such as ReLU(inplace=True) after batch norm, would change it
         # afterwards. The first pass copies every output and watches which originals change; later passes copy those.
-        self.clone: list[bool] | None = None
+        # Passes that exit early and passes that do not may differ in this.
+        self.clone: dict[bool, list[bool]] = {}
         self.originals: dict[int, tuple[Tensor, int]] = {}
 
     def record(self, index: int, output: Any) -> None:
         if index in self.features:  # a module that runs several times in a pass is read at its first run
             return
         tensor = self._selected(index, output)
-        compiling = torch.compiler.is_compiling()  # versions are unknown then, and the compiler fuses the copy
-        if not compiling and not (self.clone and self.clone[index]):
+        # Versions are unknown to a compiler, which fuses the copy, and to inference tensors.
+        versioned = not torch.compiler.is_compiling() and not tensor.is_inference()
+        clone = self.clone.get(self.exit_early) if versioned else None
+        copied = clone is None or clone[index]
+        if versioned and not (clone and copied):
             self.originals[index] = (tensor, tensor._version)
-        copied = compiling or self.clone is None or self.clone[index]
         # A view where no copy is needed, so that the graph, and with it the order in which gradients are summed, is
         # the same in the first pass as in later ones: a resumed run then repeats an uninterrupted one bit by bit.
         self.features[index] = tensor.clone() if copied else tensor.view_as(tensor)
@@ -64,11 +69,12 @@ class _Recorder:
         features, originals = self.features, self.originals
         self.features, self.originals = {}, {}
         changed = {i for i, (tensor, version) in originals.items() if tensor._version != version}
-        if self.clone is None and len(features) == len(self.names) and originals:
-            self.clone = [i in changed for i in range(len(self.names))]
-        elif self.clone is not None and changed:
+        clone = self.clone.get(self.exited_early)
+        if clone is None and len(features) == len(self.names) and originals:
+            self.clone[self.exited_early] = [i in changed for i in range(len(self.names))]
+        elif clone is not None and changed:
             for i in changed:
-                self.clone[i] = True
+                clone[i] = True
             names = ", ".join(repr(self.names[i]) for i in sorted(changed))
             raise RuntimeError(
                 f"the output of {names} was overwritten in place during this pass although it was not in the first "
@@ -78,7 +84,9 @@ class _Recorder:
 
 
 class _RecordingHook:
-    """Forward hook of one tapped layer. Copies and pickles of a model hold a no-op of the standard library instead."""
+    """Forward hook of one tapped layer; copies and pickles of a model hold a no-op instead."""
+
+    __name__ = "simreg_recording_hook"  # torch.jit.script asks hooks for their name
 
     def __init__(self, index: int, recorder: _Recorder) -> None:
         self.index = index
@@ -89,8 +97,7 @@ class _RecordingHook:
             self.recorder.record(self.index, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # nullcontext().__exit__ takes three arguments and returns None, as a hook must; it needs no simreg to unpickle.
-        return getattr, (contextlib.nullcontext(), "__exit__")
+        return inert_copy()
 
 
 class FeatureTap:
@@ -103,7 +110,8 @@ class FeatureTap:
     Args:
         model: Any module; wrappers such as DistributedDataParallel, FSDP and ``torch.compile`` are looked through.
         layers: Names as in ``model.named_modules()`` without wrapper prefixes, glob patterns whose ``*`` stays within
-            one dotted segment, ``"auto"`` (five equally spaced blocks) or ``"early"`` (stem and first stage).
+            one dotted segment, ``"auto"`` (five equally spaced blocks) or ``"early"`` (stem and first stage). Of blocks
+            chosen by a preset that return a tuple or list, the first tensor is read.
         select: For layers whose output is not a tensor: a function from output to tensor, or its key or index; or a
             mapping from layer name to such.
 
@@ -133,11 +141,18 @@ class FeatureTap:
             raise TypeError(f"model must be a torch.nn.Module, got {describe(model)}.")
         self.model: nn.Module | None = model
         self.layers = resolve_layers(model, layers)
-        modules = layer_modules(model)
-        self.modules = [modules[name] for name in self.layers]
-        self._recorder = _Recorder(_selects(select, self.layers), self.layers)
-        handles = [m.register_forward_hook(_RecordingHook(i, self._recorder)) for i, m in enumerate(self.modules)]
+        if select is None and layers in ("auto", "early"):
+            select = first_tensor
         self._select = select
+        self._recorder = _Recorder(_selects(select, self.layers), self.layers)
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._attach()
+
+    def _attach(self) -> None:
+        """Register the hooks, once; a copy does so at its first pass, when the copied model is whole."""
+        modules = layer_modules(self.require_model())
+        self.modules = [modules[name] for name in self.layers]
+        handles = [m.register_forward_hook(_RecordingHook(i, self._recorder)) for i, m in enumerate(self.modules)]
         self._finalizer = weakref.finalize(self, _remove, handles)
 
     @contextlib.contextmanager
@@ -198,7 +213,8 @@ class FeatureTap:
 
     def close(self) -> None:
         """Remove the hooks and let go of the model; closing twice is fine."""
-        self._finalizer()
+        if self._finalizer is not None:
+            self._finalizer()
         self.model = None
         self.modules = []
         self._recorder.features.clear()
@@ -206,7 +222,7 @@ class FeatureTap:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy taps the copied model; hooks do not travel with modules.
-        return _rebuild, (self.require_model(), self.layers, self._select)
+        return _rebuild, (self.model, self.layers, self._select)
 
     def __enter__(self) -> FeatureTap:
         return self
@@ -226,6 +242,8 @@ class FeatureTap:
 
     def _arm(self, *, exit_early: bool) -> None:
         self.require_model()
+        if self._finalizer is None:
+            self._attach()
         if self._recorder.armed:
             raise RuntimeError("a pass is being recorded already: end the first one before starting another.")
         self._recorder.features.clear()
@@ -235,6 +253,7 @@ class FeatureTap:
 
     def _disarm(self) -> None:
         self._recorder.armed = False
+        self._recorder.exited_early = self._recorder.exit_early
         self._recorder.exit_early = False
 
     def _missing_message(self, missing: Sequence[str]) -> str:
@@ -276,8 +295,18 @@ def _selects(select: Select | Mapping[str, Select] | None, layers: Sequence[str]
     return [select.get(name) for name in layers]
 
 
-def _rebuild(model: nn.Module, layers: list[str], select: Select | Mapping[str, Select] | None) -> FeatureTap:
-    return FeatureTap(model, layers, select=select)
+def first_tensor(output: Any) -> Any:
+    """The first tensor of a tuple or list, for blocks that pass several things on; anything else as it is."""
+    if isinstance(output, (tuple, list)):
+        return next((part for part in output if isinstance(part, Tensor)), output)
+    return output
+
+
+def _rebuild(model: nn.Module | None, layers: list[str], select: Select | Mapping[str, Select] | None) -> FeatureTap:
+    tap = FeatureTap.__new__(FeatureTap)
+    tap.model, tap.layers, tap.modules = model, layers, []
+    tap._select, tap._recorder, tap._finalizer = select, _Recorder(_selects(select, layers), layers), None
+    return tap
 
 
 def _remove(handles: list[Any]) -> None:

@@ -431,13 +431,13 @@ def response_reliability(responses: Tensor) -> Tensor:
         raise ValueError(
             f"responses must have shape (T >= 2, N >= 2, A) to tell signal from noise, got {describe(responses)}."
         )
-    values = kernels.as_float(responses)
+    values = responses.double()  # the variance over equal repeats must come out as nothing, not as rounding
     mean = values.nanmean(dim=0)  # (N, A)
     noise = (values - mean).square().nanmean(dim=0).nanmean(dim=0)  # (A,)
     signal = (mean - mean.nanmean(dim=0)).square().nanmean(dim=0)
-    return torch.where(
-        noise > 0, signal / noise.clamp_min(torch.finfo(noise.dtype).tiny), torch.zeros_like(noise)
-    ).sqrt()
+    rounding = 1e-12 * values.square().nanmean(dim=0).nanmean(dim=0)
+    ratio = torch.where(noise > rounding, signal / noise.clamp_min(1e-300), torch.zeros_like(noise))
+    return ratio.sqrt().to(kernels.as_float(responses).dtype)
 
 
 def response_representation(responses: Tensor, weights: Tensor | None = None) -> Tensor:

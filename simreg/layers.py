@@ -134,11 +134,12 @@ def _points(model: nn.Module) -> list[str]:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    children = dict(model.named_children())
-    while len(children) == 1 and next(iter(children)) in WRAPPER_SEGMENTS:
-        model = next(iter(children.values()))
-        children = dict(model.named_children())
-    return model
+    """The innermost module that holds all weights of ``model``: of a wrapper or a normalising pipeline, the model."""
+    while True:
+        weighted = [child for child in model.children() if _weights(child)]
+        if len(weighted) != 1 or _weights(weighted[0]) < 2 or isinstance(weighted[0], nn.ModuleList):
+            return model
+        model = weighted[0]
 
 
 def _trunk(root: nn.Module) -> list[nn.Module]:
@@ -169,8 +170,7 @@ def _is_chain(module: nn.Module) -> bool:
 
 
 def _is_container(module: nn.Module) -> bool:
-    sequential = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return sequential or isinstance(module, nn.ModuleList)
+    return isinstance(module, (nn.Sequential, nn.ModuleList))
 
 
 def _parts(module: nn.Module) -> list[nn.Module]:
@@ -221,15 +221,16 @@ def channel_dim(module: nn.Module, shape: Sequence[int]) -> int:
     last = len(shape) - 1
     if last < 2:
         return 1
-    sizes = {size for m in module.modules() for size in _channel_sizes(m)}
-    second_fits, last_fits = shape[1] in sizes, shape[last] in sizes
+    planar = _sizes(module, "out_channels", "num_features", "num_channels")  # convolutions, batch and group norms
+    dense = _sizes(module, "out_features", "normalized_shape")  # linear layers and layer norms
+    second_fits, last_fits = shape[1] in planar, shape[last] in dense
+    if not second_fits and not last_fits:  # weights of the other kind, such as the convolution of a patch embedding
+        second_fits, last_fits = shape[1] in dense, shape[last] in planar
     if second_fits != last_fits:
         return 1 if second_fits else last
     return last if last == 2 else 1
 
 
-def _channel_sizes(module: nn.Module) -> tuple[int, ...]:
-    names = ("out_channels", "num_features", "out_features", "num_channels")
-    sizes = [value for name in names if isinstance(value := getattr(module, name, None), int)]
-    normalized = getattr(module, "normalized_shape", ())
-    return (*sizes, *normalized[-1:])
+def _sizes(module: nn.Module, *names: str) -> set[int]:
+    values = [getattr(m, name, None) for m in module.modules() for name in names]
+    return {v[-1] if isinstance(v, tuple) else v for v in values if isinstance(v, int) or (isinstance(v, tuple) and v)}

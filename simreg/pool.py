@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from simreg._checks import check_choice, check_images, check_unit_range, describe
+from simreg._checks import check_choice, check_images, check_unit_range, describe, to_tensor
 from simreg.batch import PairBatch
 from simreg.functional import all_pairs
 from simreg.health import TargetHealth, measure_health
@@ -24,6 +24,7 @@ _CHUNK = 1024  # images looked at together at set-up
 _SCAN = 256  # a scan compares this many images with as many others
 _SCAN_HITS = 64  # hits kept of a scan: more would make long runs of steps share images
 _SCANS_WITHOUT_HIT = 50
+_KINDS = {"any": "that the target selects", "nonzero": "with a target other than 0", "zero": "with target 0"}
 
 
 class RegularizationPool:
@@ -69,8 +70,10 @@ class RegularizationPool:
         if n < 2:
             raise ValueError(f"images must hold at least 2 images to form a pair, got {n}.")
         _check_content(images)
-        if labels is not None and labels.shape != (n,):
-            raise ValueError(f"labels must have shape ({n},), one for each image, got {describe(labels)}.")
+        if labels is not None:
+            labels = to_tensor("labels", labels)
+            if labels.shape != (n,) or labels.is_floating_point() or int(labels.min()) < 0:
+                raise ValueError(f"labels must have shape ({n},) and be integers >= 0, got {describe(labels)}.")
         target.check_size(n)
         self.images = images
         self.labels = None if labels is None else labels.to(images.device)
@@ -147,7 +150,11 @@ class RegularizationPool:
         health = measure_health(
             self.target, self._representation, len(self), pairs_per_batch=pairs_per_batch, bins=bins
         )
-        if 1.0 - health.zero < 0.01:
+        if health.selected == 0:
+            warnings.warn(
+                "the target selects no pair of the pool: change its threshold or select=.", UserWarning, stacklevel=2
+            )
+        elif 1.0 - health.zero < 0.01:
             warnings.warn(
                 f"only {1.0 - health.zero:.3%} of the targets differ from 0 ({health.expected_per_step:.2f} of "
                 f'{pairs_per_batch} pairs a step): lower the threshold, or draw with sampling="stratified".',
@@ -180,15 +187,29 @@ class RegularizationPool:
                 extra = float(torch.rand((), generator=self._generator)) < wanted % 1
                 nonzero = int(wanted) + int(extra)
                 pairs = torch.cat([self._draw(nonzero, "nonzero"), self._draw(k - nonzero, "zero")])
-            yield self._batch(pairs.T.reshape(-1), None)
+            batch = self._batch(pairs.T.reshape(-1), None)
+            assert batch is not None  # these pairs are selected already
+            yield batch
 
     def _all_batches(self, m: int) -> Iterator[PairBatch]:
         while True:
-            indices = torch.randperm(len(self), generator=self._generator)[:m]
-            yield self._batch(indices, all_pairs(m))
+            for _ in range(_SCANS_WITHOUT_HIT):
+                indices = torch.randperm(len(self), generator=self._generator)[:m]
+                batch = self._batch(indices, all_pairs(m))
+                if batch is not None:
+                    yield batch
+                    break
+            else:
+                raise ValueError(
+                    f"no pair {_KINDS['any']} was found among all pairs of {m} images in {_SCANS_WITHOUT_HIT} draws: "
+                    "take more pairs a step, or change the threshold or select=."
+                )
 
-    def _batch(self, indices: Tensor, pairs: Tensor | None) -> PairBatch:
-        """Batch of the images in rows ``indices`` with the given pairs of them, or row i with row k + i."""
+    def _batch(self, indices: Tensor, pairs: Tensor | None) -> PairBatch | None:
+        """Batch of the images in rows ``indices`` with those of the given pairs that the target selects, if any.
+
+        Without ``pairs``, row i is paired with row k + i.
+        """
         k = indices.shape[0] // 2
         rows = _halves(k) if pairs is None else pairs
         raw, base = self._raw_and_base(indices, rows)
@@ -197,6 +218,8 @@ class RegularizationPool:
             if selected is not None:
                 pairs, base = pairs.to(base.device)[selected], base[selected]
             pairs = pairs.to(raw.device)
+            if pairs.shape[0] == 0:
+                return None
         images = raw if self.transform is None else self.transform(raw)
         return PairBatch(images, self.target.shape(base), pairs, indices)
 
@@ -237,13 +260,20 @@ class RegularizationPool:
         pairs = self._uniform(min(4 * k, self.num_pairs))
         _, base = self._raw_and_base(pairs.T.reshape(-1), _halves(pairs.shape[0]))
         pairs = pairs[self._belongs(base, stratum).cpu()]
+        stalled = 0
         while pairs.shape[0] < k:
             found = self._found.get(stratum)
             if found is None or found.shape[0] == 0:
                 found = self._scan(stratum)
-            missing = k - pairs.shape[0]
+            before, missing = pairs.shape[0], k - pairs.shape[0]
             pairs = _distinct(torch.cat([pairs, found[:missing]]))
             self._found[stratum] = found[missing:]
+            stalled = stalled + 1 if pairs.shape[0] == before else 0
+            if stalled == _SCANS_WITHOUT_HIT:
+                raise ValueError(
+                    f"only {before} distinct pairs {_KINDS[stratum]} were found, but a step wants {k}: lower share= or "
+                    "pairs_per_batch, or change the threshold."
+                )
         return pairs[:k]
 
     def _scan(self, stratum: Stratum) -> Tensor:
@@ -257,11 +287,8 @@ class RegularizationPool:
             if hits.shape[0]:
                 hits = hits[torch.randperm(hits.shape[0], generator=self._generator)[:_SCAN_HITS]]
                 return torch.stack([first[hits[:, 0]], second[hits[:, 1]]], dim=1).sort(dim=1).values
-        kind = {"any": "that the target selects", "nonzero": "with a target other than 0", "zero": "with target 0"}[
-            stratum
-        ]
         raise ValueError(
-            f"no pair {kind} was found among {_SCANS_WITHOUT_HIT * half * half:,} pairs of the pool: "
+            f"no pair {_KINDS[stratum]} was found among {_SCANS_WITHOUT_HIT * half * half:,} pairs of the pool: "
             "change the threshold, select= or share=; pool.health() shows the similarities."
         )
 

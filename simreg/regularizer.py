@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,15 @@ from torch import Tensor, nn
 from simreg import functional as F
 from simreg import kernels
 from simreg._checks import check_choice, check_images, check_pairs, check_positive, check_tensor, describe
-from simreg._watch import ExtremeTargetWatch, OptimizerWatch
+from simreg._watch import ExtremeTargetWatch, OptimizerWatch, ZeroGradientWatch
 from simreg.batch import PairBatch
-from simreg.batchnorm import BATCH_NORM_POLICIES, AuxiliaryStatistics, BatchNormPolicy, batch_norm_policy
+from simreg.batchnorm import (
+    BATCH_NORM_POLICIES,
+    AuxiliaryStatistics,
+    BatchNormPolicy,
+    RecomputeGuard,
+    batch_norm_policy,
+)
 from simreg.centering import ChannelMeans
 from simreg.features import FeatureTap, Select, is_compiled
 from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
@@ -115,7 +122,6 @@ class SimilarityRegularizer(nn.Module):
         check_choice("transform", transform, TRANSFORMS)
         check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
         check_choice("backend", backend, BACKENDS)
-        check_positive("alpha", alpha, zero=True)
         if early_exit not in (True, False, "auto"):
             raise ValueError(f'early_exit must be True, False or "auto", got {early_exit!r}.')
         if target is not None and not isinstance(target, Target):
@@ -138,7 +144,9 @@ class SimilarityRegularizer(nn.Module):
         self._last: dict[str, Tensor] | None = None
         self._calls = 0
         self._extreme_targets = ExtremeTargetWatch()
+        self._gradients = ZeroGradientWatch()
         self._optimizers = OptimizerWatch()
+        self._guard = RecomputeGuard(batch_norm)
 
     def _own_state(self, model: nn.Module, layer_weights: str | Sequence[float]) -> None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -146,6 +154,16 @@ class SimilarityRegularizer(nn.Module):
         self.layer_logits = nn.Parameter(logits.to(device), requires_grad=learned)
         self.channel_means = ChannelMeans(len(self.layers), device)
         self._auxiliary = AuxiliaryStatistics(model) if self.batch_norm == "separate" else None
+
+    @property
+    def alpha(self) -> float:
+        """Strength of the penalty, at least 0; may be set at any time."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        check_positive("alpha", alpha, zero=True)
+        self._alpha = alpha
 
     @property
     def layers(self) -> list[str]:
@@ -203,9 +221,12 @@ class SimilarityRegularizer(nn.Module):
             ValueError: If shapes or values do not fit, a tapped layer did not run, or its features carry no gradient.
             RuntimeError: If the regularizer is closed.
         """
+        self._observed = None
         if self.alpha == 0:
             return self._nothing()
         images, targets, pairs = self._inputs(batch, targets, pairs)
+        if pairs is not None and self.batch_norm == "official":
+            raise ValueError('batch_norm="official" passes rows i and k + i apart: it takes no other pairs.')
         return self._penalty(self._features(images), targets, pairs, images.shape[0])
 
     @contextmanager
@@ -276,6 +297,7 @@ class SimilarityRegularizer(nn.Module):
                 f"batch_norm={self.batch_norm!r}: a joint pass normalises task and regularization images together; "
                 'use batch_norm="update", or call reg(batch) for a pass of its own.'
             )
+        self._observed = None
         if self.alpha == 0:
             return self._tap.require_model()(x), self._nothing()
         images, targets, pairs = self._inputs(batch, None, None)
@@ -285,7 +307,7 @@ class SimilarityRegularizer(nn.Module):
                 "share a pass: resize one (RegularizationPool(transform=...)), or call reg(batch)."
             )
         with self._tap.record():
-            output = self._tap.require_model()(torch.cat([x, images.to(x)]))
+            output = self._tap.require_model()(torch.cat([x, _like(images, x)]))
         features = {name: f[x.shape[0] :] for name, f in self._tap.take().items()}
         return _rows(output, x.shape[0]), self._penalty(features, targets, pairs, images.shape[0])
 
@@ -293,7 +315,12 @@ class SimilarityRegularizer(nn.Module):
         """Remove all hooks and let go of the model; closing twice is fine."""
         self._tap.close()
         self._optimizers.stop()
+        self._guard.close()
         self._observed = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Features and diagnostics of a pass hang on its graph and do not travel with copies.
+        return {**self.__dict__, "_observed": None, "_last": None}
 
     def __enter__(self) -> SimilarityRegularizer:
         return self
@@ -312,7 +339,7 @@ class SimilarityRegularizer(nn.Module):
         self, batch: PairBatch | Tensor, targets: Tensor | None, pairs: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images, targets and pairs, on the device of the regularizer."""
-        device = self.layer_logits.device
+        device = self._device()
         if isinstance(batch, PairBatch):
             if targets is not None or pairs is not None:
                 raise ValueError("targets and pairs belong to images; a PairBatch has its own.")
@@ -321,12 +348,29 @@ class SimilarityRegularizer(nn.Module):
                 raise ValueError(
                     'pairing="all" needs the targets of all pairs: draw batches with pool.batches(..., pairing="all").'
                 )
-            return batch.images, batch.targets, batch.pairs
+            return self._to_model(batch.images), batch.targets, batch.pairs
         images = unit_float(check_images("images", batch)).to(device)
         pairs = self._check_pairs(pairs, images.shape[0])
         if targets is None:
             targets, pairs = self._computed(images, pairs)
-        return images, targets, pairs
+        return self._to_model(images), targets, pairs
+
+    def _device(self) -> torch.device:
+        """Device of the regularizer, which must be that of the model."""
+        device = self.layer_logits.device
+        parameter = next(self._tap.require_model().parameters(), None)
+        if parameter is not None and parameter.device != device:
+            raise RuntimeError(
+                f"the model is on {parameter.device}, the regularizer on {device}: call "
+                f"reg.to({str(parameter.device)!r}) before creating the optimizer."
+            )
+        return device
+
+    def _to_model(self, images: Tensor) -> Tensor:
+        """Images in floating point, of the model's dtype."""
+        images = unit_float(images)
+        parameter = next(self._tap.require_model().parameters(), None)
+        return images if parameter is None or not parameter.is_floating_point() else images.to(parameter.dtype)
 
     def _check_pairs(self, pairs: Tensor | None, n: int) -> Tensor | None:
         """``pairs`` on the regularizer's device, after checks of shape and batch size."""
@@ -371,6 +415,7 @@ class SimilarityRegularizer(nn.Module):
         model = self._tap.require_model()
         exits = self._exits_early(model)
         if self.batch_norm != "official":
+            self._guard.attach(model)
             with batch_norm_policy(model, self.batch_norm, self._auxiliary):
                 return self._tap.features(images, early_exit=exits)
         if images.shape[0] % 2:
@@ -401,9 +446,15 @@ class SimilarityRegularizer(nn.Module):
             "target": targets.detach(),
             "layers": similarities.detach(),
         }
-        if torch.is_grad_enabled() and self.layer_logits.requires_grad and len(self.layers) > 1:
-            self._optimizers.start(self.layer_logits, self._tap.require_model())
+        if torch.is_grad_enabled():
+            self._watch(features, loss)
         return self.alpha * loss
+
+    def _watch(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
+        if self._calls <= _CHECKED_CALLS:
+            self._gradients.look(features, loss)
+        if self.layer_logits.requires_grad and len(self.layers) > 1:
+            self._optimizers.start(self.layer_logits, self._tap.require_model())
 
     def _similarity(self, index: int, features: Tensor, pairs: Tensor | None, n: int) -> Tensor:
         """Similarity of the pairs in one layer, (P,)."""
@@ -444,6 +495,7 @@ class SimilarityRegularizer(nn.Module):
     def _checked_targets(self, targets: Tensor, pairs: Tensor | None, n: int) -> Tensor:
         """Targets of the pairs, (P,), from such or from a matrix (N, N)."""
         targets = targets.to(self.layer_logits.device).detach()
+        targets = targets if targets.is_floating_point() else targets.float()
         if targets.ndim == 2:
             if targets.shape != (n, n):
                 raise ValueError(f"targets: a matrix must be ({n}, {n}) for {n} images, got {tuple(targets.shape)}.")
@@ -479,17 +531,31 @@ def _is_distributed(model: nn.Module) -> bool:
     return any(hasattr(m, "no_sync") or type(m).__name__.startswith(("FSDP", "FullySharded")) for m in model.modules())
 
 
+def _like(images: Tensor, x: Tensor) -> Tensor:
+    """``images`` with device, dtype and memory format of ``x``."""
+    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return images.to(x).contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def _rows(output: Any, n: int) -> Any:
     """First ``n`` rows of every tensor of a model's output."""
     if isinstance(output, Tensor):
-        return output[:n]
+        return output[:n] if output.ndim else output
+    if output is None or isinstance(output, (str, int, float)):
+        return output
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         return type(output)(*(_rows(v, n) for v in output))
     if isinstance(output, (tuple, list)):
         return type(output)(_rows(v, n) for v in output)
     if isinstance(output, Mapping):
         return type(output)({k: _rows(v, n) for k, v in output.items()})  # type: ignore[call-arg]
-    return output
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = {f.name: _rows(getattr(output, f.name), n) for f in dataclasses.fields(output)}
+        return dataclasses.replace(output, **fields)
+    raise TypeError(
+        f"joint cannot take the task's rows out of the model's output, {describe(output)}: let the model return a "
+        "tensor, or a tuple, dict or dataclass of tensors; or use reg(batch)."
+    )
 
 
 def _correlation(x: Tensor, y: Tensor) -> float:

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from simreg import PixelTarget, SimilarityRegularizer
 from simreg.batchnorm import batch_norm_policy
@@ -99,3 +100,26 @@ def test_batch_norm_without_statistics_is_left_alone(images):
     for policy in ("update", "freeze", "eval", "separate", "official"):
         reg = SimilarityRegularizer(model, ["1"], target=PixelTarget(), batch_norm=policy)
         assert torch.isfinite(reg(images))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return checkpoint(self.net, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("policy", ["freeze", "eval", "separate"])
+def test_policies_refuse_activation_checkpointing(make_net, images, policy):
+    model = Checkpointed(make_net())
+    reg = SimilarityRegularizer(model, ["net.relu2"], target=PixelTarget(), batch_norm=policy, early_exit=False)
+    before = buffers(model)
+    with pytest.raises(RuntimeError, match="activation checkpointing"):
+        reg(images).backward()
+    assert same(buffers(model), before)
+    reg.close()
+    model(images).sum().backward()
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    copy.deepcopy(model)(images).sum().backward()

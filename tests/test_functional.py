@@ -193,6 +193,20 @@ def test_no_gradient_reaches_the_target():
     assert s.grad is not None
 
 
+def test_channel_mean_of_half_features_is_taken_in_float32():
+    x = torch.full((2, 1, 300, 300), 1.0).half()
+    x[0] = 1.0009765625  # one step of half precision: a mean in half precision would round it away
+    mean = F.channel_mean(x)
+    assert mean.dtype == torch.float32
+    assert float(mean) == pytest.approx(1.00048828125)
+
+
+def test_float64_targets_keep_their_precision_beside_float32_similarities():
+    s, t = torch.tensor([0.1]), torch.tensor([0.9999999], dtype=torch.float64)
+    expected = F.similarity_loss(s.double(), t)
+    torch.testing.assert_close(F.similarity_loss(s, t), expected, rtol=1e-12, atol=0)
+
+
 def test_mix_weights_layers_by_softmax(generator):
     s = torch.rand(3, 4, generator=generator, dtype=torch.float64)
     logits = torch.tensor([0.0, 1.0, -2.0])
@@ -209,6 +223,8 @@ def test_response_reliability_matches_definition(generator):
     torch.testing.assert_close(F.response_reliability(r), expected)
     missing = torch.cat([r, torch.full((1, 6, 3), float("nan"), dtype=torch.float64)])
     torch.testing.assert_close(F.response_reliability(missing), expected)
+    constant = torch.rand(6, generator=generator).expand(5, 6)[..., None]  # the same in every repeat, in float32
+    assert F.response_reliability(torch.cat([torch.randn(5, 6, 2, generator=generator), constant], dim=2))[-1] == 0
     silent = torch.cat([r, torch.zeros(4, 6, 1, dtype=torch.float64)], dim=2)
     assert F.response_reliability(silent)[-1] == 0
 

@@ -77,6 +77,28 @@ def test_auto_layers_of_small_models_take_what_there_is(make_net):
         auto_layers(nn.Sequential(nn.Flatten()))
 
 
+def test_auto_layers_look_into_pipelines_and_attributes(make_net):
+    class Normalise(nn.Module):
+        def forward(self, x):
+            return (x - 0.5) / 0.2
+
+    class Owner(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.net = model
+
+    for name in ("vgg11", "resnet18"):
+        model = torchvision.models.get_model(name, weights=None)
+        for wrapped, prefix in ((nn.Sequential(Normalise(), model), "1."), (Owner(model), "net.")):
+            assert auto_layers(wrapped) == [prefix + n for n in auto_layers(model)]
+
+
+@pytest.mark.parametrize("name", ["pit_ti_224", "xcit_nano_12_p16_224"])
+def test_presets_read_the_first_tensor_of_blocks_that_return_several(name):
+    timm = pytest.importorskip("timm", reason="needs simreg[timm]")
+    check_auto_layers(timm.create_model(name, pretrained=False), 224)
+
+
 class NamedMlp(nn.Module):
     def __init__(self):
         super().__init__()
@@ -143,6 +165,8 @@ def test_unknown_layer_error_lists_close_names():
         (nn.ReLU(), (2, 5, 16), 2),
         (nn.ReLU(), (2, 5, 16, 16), 1),
         (nn.Linear(4, 9), (2, 9), 1),
+        (nn.Sequential(nn.LayerNorm(96), nn.Linear(96, 96)), (2, 96, 64, 96), 3),
+        (nn.Conv2d(3, 192, 16), (2, 196, 192), 2),
     ],
 )
 def test_channel_dim_follows_the_weights(module, shape, dim):

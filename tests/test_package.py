@@ -67,7 +67,7 @@ ALLOWED = {
     "_checks": set(),
     "kernels": {"_checks", "kernels"},
     "layers": {"_checks"},
-    "features": {"_checks", "layers"},
+    "features": {"_checks", "_hooks", "layers"},
     "functional": {"_checks", "kernels"},
     "targets": {"_checks", "kernels", "functional", "targets"},
     "batch": {"_checks", "targets"},

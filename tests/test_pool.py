@@ -106,6 +106,32 @@ def test_rare_pairs_are_found_and_missing_ones_are_reported():
     assert (base.abs() > 0.5).all()
 
 
+def test_strata_with_too_few_pairs_end_in_an_error():
+    images = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[1] = images[0]
+    for target, options in (
+        (ThresholdTarget(0.8), {"sampling": "stratified", "share": 0.5}),
+        (ThresholdTarget(0.8, select="high"), {}),
+    ):
+        with pytest.raises(ValueError, match="only 1 distinct pairs"):
+            next(RegularizationPool(images, target).batches(4, **options))
+        assert next(RegularizationPool(images, target).batches(2 if options else 1, **options)) is not None
+
+
+def test_all_pairs_skip_draws_without_selected_pairs():
+    images = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[:30] = images[30:]
+    pool = RegularizationPool(images, ThresholdTarget(0.9, select="high"))
+    batch = next(pool.batches(28, pairing="all"))
+    assert len(batch) >= 1
+    images = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    none = RegularizationPool(images, ThresholdTarget(0.99, select="high"))
+    with pytest.raises(ValueError, match="all pairs of 8 images"):
+        next(none.batches(28, pairing="all"))
+    with pytest.warns(UserWarning, match="selects no pair"):
+        none.health()
+
+
 def test_all_pairs_of_few_images():
     pool = random_pool(40)
     batch = next(pool.batches(28, pairing="all"))
@@ -240,6 +266,8 @@ def changed(row, value):
             ValueError,
             r"labels must have shape \(4,\)",
         ),
+        (lambda: RegularizationPool(IMAGES, LabelTarget(), labels=torch.tensor([0, 1, 2, -1])), ValueError, ">= 0"),
+        (lambda: RegularizationPool(IMAGES, LabelTarget(), labels=[0, 1, 2, 3]), TypeError, "labels"),
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(0), ValueError, "pairs_per_batch"),
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(7), ValueError, "only 6 pairs"),
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(2, sampling="strat"), ValueError, "stratified"),

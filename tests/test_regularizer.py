@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import gc
 import warnings
 import weakref
@@ -98,7 +99,7 @@ def test_float32_official_loss_stays_within_1e6_of_float64(make_net, generator):
         reg = SimilarityRegularizer(one, ["0"], alpha=1.0, early_exit=True)
         f.requires_grad_()
         loss = reg(f, targets=targets.to(f.dtype))
-        values.append((float(loss), torch.autograd.grad(loss, f)[0].double()))
+        values.append((loss.item(), torch.autograd.grad(loss, f)[0].double()))
     assert values[0][0] == pytest.approx(values[1][0], rel=1e-6)
     worst = (values[0][1] - values[1][1]).abs().max() / values[1][1].abs().max()
     assert float(worst) < 2e-6
@@ -330,8 +331,8 @@ def test_autocast_and_half_features_give_finite_float32_loss(make_net, images):
     assert torch.isfinite(penalty)
 
 
+@pytest.mark.filterwarnings("ignore:.*targets so far are ±1", "ignore:the gradient of the penalty is zero")
 def test_duplicate_constant_and_zero_images_train_on(make_net):
-    warnings.simplefilter("ignore")  # targets of ±1 are the point here
     images = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8), torch.zeros(1, 8, 8), torch.ones(1, 8, 8) * 0.5])
     model = make_net()
     for centering in ("channel", "batch", "image", "none"):
@@ -547,6 +548,223 @@ def test_closed_regularizer_says_so_and_leaves_no_hook(make_net, images):
     with pytest.raises(RuntimeError, match="closed"):
         reg(images)
     reg.close()
+
+
+def test_evaluation_mode_uses_the_running_means_and_lets_them_rest(make_net, images):
+    reg = SimilarityRegularizer(make_net(), LAYERS, target=PixelTarget())
+    reg(images)
+    before = reg.channel_means.layer_0.clone()
+    reg.eval()
+    reg(images * 0.5)
+    assert torch.equal(reg.channel_means.layer_0, before)
+    reg.train()
+    reg(images * 0.5)
+    assert not torch.equal(reg.channel_means.layer_0, before)
+
+
+def test_gradient_of_a_joint_penalty_reaches_the_model(make_net, images):
+    grads = []
+    for joint in (True, False):
+        model = make_net().eval()  # batch norm would tie the two batches together
+        reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
+        penalty = reg.joint(images[:3], images)[1] if joint else reg(images)
+        grads.append(torch.autograd.grad(penalty, model.conv1.weight)[0])
+    assert grads[0].abs().sum() > 0
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_joint_keeps_the_memory_format_of_the_task_images(make_net, images):
+    model, formats = make_net(channels=3), []
+    model.conv1.register_forward_pre_hook(
+        lambda m, a: formats.append(a[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    colour = images.expand(-1, 3, -1, -1).contiguous()
+    reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
+    reg.joint(colour.to(memory_format=torch.channels_last), colour)
+    reg.joint(colour, colour)
+    assert formats == [True, False]
+
+
+def test_joint_refuses_outputs_it_cannot_split(images):
+    class Opaque:
+        pass
+
+    class Returns(nn.Module):
+        def __init__(self, make):
+            super().__init__()
+            self.conv, self.make = nn.Conv2d(1, 2, 3), make
+
+        def forward(self, x):
+            return self.make(self.conv(x).mean(dim=(2, 3)))
+
+    @dataclasses.dataclass
+    class Output:
+        logits: torch.Tensor
+        loss: torch.Tensor
+
+    model = Returns(lambda f: Output(f, f.mean()))
+    output, _ = SimilarityRegularizer(model, ["conv"], target=PixelTarget()).joint(images[:3], images)
+    assert output.logits.shape == (3, 2)
+    assert output.loss.ndim == 0
+    with pytest.raises(TypeError, match="joint cannot take"):
+        SimilarityRegularizer(Returns(lambda f: Opaque()), ["conv"], target=PixelTarget()).joint(images, images)
+
+
+def test_early_exit_is_for_plain_models_only(make_net, images):
+    ran = []
+    for wrap, expected in ((lambda m: m, 0), (lambda m: torch.compile(m, backend="eager"), 1), (distributed, 1)):
+        ran.clear()
+        model = make_net()
+        model.fc.register_forward_hook(lambda *a: ran.append("fc"))
+        SimilarityRegularizer(wrap(model), LAYERS, target=PixelTarget())(images)
+        assert len(ran) == expected
+    torch._dynamo.reset()
+
+
+def distributed(model):
+    class Wrapper(nn.Module):
+        """What makes a data-parallel wrapper known: no_sync."""
+
+        def __init__(self):
+            super().__init__()
+            self.module = model
+
+        def no_sync(self):
+            raise NotImplementedError
+
+        def forward(self, x):
+            return self.module(x)
+
+    return Wrapper()
+
+
+def test_running_means_of_another_model_are_refused(make_net, images):
+    reg = SimilarityRegularizer(make_net(), ["relu1"], target=PixelTarget())
+    state = SimilarityRegularizer(make_net(), ["relu2"], target=PixelTarget())
+    state(images)
+    reg.load_state_dict(state.state_dict())
+    with pytest.raises(ValueError, match="6 channels, but its running mean 8"):
+        reg(images)
+
+
+def test_model_on_another_device_is_named(make_net, images):
+    model = make_net()
+    reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
+    model.to("meta")
+    with pytest.raises(RuntimeError, match=r"the model is on meta.*reg\.to\('meta'\)"):
+        reg(images)
+
+
+def test_half_precision_features_and_targets_are_widened(generator):
+    features = torch.randn(4, 2, 30, 30, generator=generator)
+    model = nn.Sequential(nn.Identity(), nn.Flatten())
+    losses = []
+    for dtype in (torch.float32, torch.float16):
+        reg = SimilarityRegularizer(model, ["0"], alpha=1.0)
+        f = features.half().to(dtype).requires_grad_()
+        losses.append(float(reg(f, targets=torch.tensor([0.5, 0.9995]).to(dtype)).detach()))
+        assert reg.channel_means.layer_0.dtype == torch.float32
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_float64_models_take_float32_pools(make_net, images):
+    model = make_net().double()
+    reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
+    batch = next(RegularizationPool(images, PixelTarget()).batches(3))
+    assert reg(batch).dtype == torch.float64
+    as_bytes = PairBatch((batch.images * 255).to(torch.uint8), batch.targets)
+    assert torch.isfinite(reg(as_bytes))
+    assert torch.isfinite(reg(images, targets=torch.tensor([True, False, False, False])))
+
+
+def test_inference_mode_measures_the_penalty(make_net, images):
+    reg = SimilarityRegularizer(make_net().eval(), LAYERS, target=PixelTarget())
+    expected = reg(images).detach()
+    reg.eval()
+    with torch.inference_mode():
+        measured = reg(images)
+    torch.testing.assert_close(measured, expected)
+
+
+def test_modes_may_alternate_when_a_layer_is_overwritten_in_place(make_net, images):
+    model = make_net(inplace=True)
+    reg = SimilarityRegularizer(model, ["bn2"], target=PixelTarget())
+    for _ in range(2):
+        reg(images).backward()
+        observe_once(reg, model, images).backward()
+
+
+def test_zero_gradient_is_warned_about_once(make_net, images):
+    model = make_net()
+    model.bn1.bias.data.fill_(-100)
+    reg = SimilarityRegularizer(model, ["relu1"], target=PixelTarget())
+    with pytest.warns(UserWarning, match=r"zero in all tapped layers \(relu1\)") as caught:
+        for _ in range(4):
+            reg(images).backward()
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        healthy = SimilarityRegularizer(make_net(), ["relu1"], target=PixelTarget())
+        for _ in range(3):
+            healthy(images).backward()
+
+
+def test_dropped_and_closed_regularizers_leave_no_optimizer_hook(make_net, images):
+    from torch.optim.optimizer import _global_optimizer_post_hooks as hooks
+
+    before = len(hooks)
+    for close in (True, False):
+        reg = SimilarityRegularizer(make_net(), LAYERS, target=PixelTarget())
+        reg(images)
+        assert len(hooks) == before + 1
+        if close:
+            reg.close()
+        del reg
+        gc.collect()
+        assert len(hooks) == before
+
+
+class Holder(nn.Module):
+    """A module that holds the regularizer of itself, as a LightningModule may."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.reg = SimilarityRegularizer(self, ["net.relu1"], target=PixelTarget())
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_copies_survive_cycles_closing_and_observed_passes(make_net, images):
+    holder = Holder(make_net())
+    copied = copy.deepcopy(holder)
+    assert copied.reg._tap.model is copied
+    torch.testing.assert_close(copied.reg(images), holder.reg(images))
+    with holder.reg.observe():
+        holder(images)
+    assert copy.deepcopy(holder).reg._observed is None
+    holder.reg.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        copy.deepcopy(holder.reg)(images)
+
+
+def test_official_batch_norm_takes_no_other_pairs(make_net, images):
+    reg = SimilarityRegularizer(make_net(), LAYERS, target=PixelTarget(), batch_norm="official")
+    with pytest.raises(ValueError, match="no other pairs"):
+        reg(images, pairs=torch.tensor([[0, 1]]))
+
+
+def test_clamp_at_one_bounds_nothing_and_is_warned_about(make_net, images):
+    reg = SimilarityRegularizer(make_net(), LAYERS, target_clamp=1.0)
+    with pytest.warns(UserWarning, match="target_clamp=0.95"):
+        reg(images, targets=torch.ones(4))
+
+
+def test_alpha_stays_a_strength(make_net):
+    reg = SimilarityRegularizer(make_net(), LAYERS)
+    with pytest.raises(ValueError, match="alpha"):
+        reg.alpha = -1.0
 
 
 def test_public_names_are_those_of_the_contract():
