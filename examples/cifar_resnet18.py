@@ -81,6 +81,8 @@ def prepare(args: argparse.Namespace) -> Job:
         f"{settings.device}; everything goes to {out}",
         flush=True,
     )
+    if settings.smoke:
+        print("smoke run: it shows that everything works; its numbers mean nothing", flush=True)
     return Job(settings, data, training, validation, out, args.data_dir)
 
 
@@ -98,7 +100,7 @@ def choose_dataset(args: argparse.Namespace) -> ImageData:
 
 def check_folder(out: Path, *, resume: bool) -> None:
     """Raise unless ``out`` can be written and holds no run that would be overwritten."""
-    if (out / "run.json").exists() and not resume:
+    if holds_run(out) and not resume:
         raise ValueError(f"--out {out} holds a run already. Go on with it by --resume, or choose another --out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -109,10 +111,15 @@ def check_folder(out: Path, *, resume: bool) -> None:
         raise OSError(f"--out {out} cannot be written ({error.strerror}). Choose another folder.") from error
 
 
+def holds_run(out: Path) -> bool:
+    """Whether a run has begun to train in ``out``; one that stopped before, over a mistake, leaves nothing to keep."""
+    return (out / "run.json").exists() and any(out.rglob("*.safetensors"))
+
+
 def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     """Note in ``out`` what is run there; a resumed run must be the same, and its checkpoints whole."""
     path = out / "run.json"
-    if not path.exists():
+    if not holds_run(out):
         if resume:
             print(f"nothing to resume in {out} yet: starting from the beginning", flush=True)
         write_results(path, identity)

@@ -45,7 +45,9 @@ class Budget:
 def choose_budget(settings: Settings) -> Budget:
     """Distortions of the paper: digits and clothes stand more than photographs."""
     if settings.digit_like:
-        noise, transfer, white_box = {"gaussian": 0.5, "uniform": 0.5, "salt_and_pepper": 0.3}, 0.5, 0.1
+        # The paper's 0.5 of transferred FGSM takes all nets below chance on the 8x8 digits.
+        transfer = 0.2 if settings.dataset == "digits" else 0.5
+        noise, white_box = {"gaussian": 0.5, "uniform": 0.5, "salt_and_pepper": 0.3}, 0.1
     else:
         transfer = 0.005 if settings.dataset == "cifar100" else 0.02
         noise, white_box = dict.fromkeys(NOISES, 0.1), 0.01

@@ -86,7 +86,8 @@ def train_net(
         snapshots.check(finished, unfinished)
     if finished.exists():
         return model, load_model(model, finished)["history"]
-    print(f"training {name} ({recipe.epochs} epochs)", flush=True)
+    steps = recipe.epochs * (len(job.train.labels) // min(recipe.batch_size, len(job.train.labels)))
+    print(f"training {name} ({recipe.epochs} epochs, {steps} steps)", flush=True)
     regularization = None if regularize is None else regularize(job, model)
     history = train(
         model,
@@ -127,6 +128,7 @@ def make_regularization(job: Job, model: nn.Module) -> Regularization:
         list(s.layers) if isinstance(s.layers, tuple) else s.layers,
         target=target.fit(job.train.images) if same_batch and s.target != "label" else None,
         alpha=s.alpha,
+        target_clamp=s.target_clamp,
         pairing="all" if same_batch else "pairs",
         batch_norm=s.batch_norm,
     )

@@ -10,6 +10,12 @@ from evaluation import Evaluation
 
 from simreg.robustness import Sweep, TradeOff, plot_boundary, plot_history, plot_sweeps, summary_row, tradeoff
 
+TITLES = {
+    "gaussian": "Gaussian noise",
+    "uniform": "Uniform noise",
+    "salt_and_pepper": "Salt-and-pepper noise",
+    "transferred_fgsm": "Transferred FGSM",
+}
 REGULARIZED, UNREGULARIZED = "regularized", "unregularized"
 
 
@@ -36,8 +42,8 @@ def caption(evaluation: Evaluation) -> str:
     images = ", ".join(f"{name} {n} (+-{50 / n**0.5:.1f})" for name, n in counts.items())
     return (
         f"Accuracy in %; test images, and the largest standard error in points: {images}. R0/U0: clean accuracy over "
-        "that of the unregularized net. tFGSM: made on a net of another seed. FGSM and PGD know the net that they "
-        "attack. Boundary: median squared L2 distance per pixel, failed starts counted as infinite."
+        "that of the unregularized net; RD/UD: the same of robust accuracy. s&p: salt and pepper. tFGSM: made on a net "
+        "of another seed. FGSM and PGD know the net that they attack. Boundary: median squared L2 distance per pixel, failed starts counted as infinite."
     )
 
 
@@ -119,9 +125,9 @@ def write_plots(
     paths = []
     for kind in _curves(evaluations[REGULARIZED]):
         sweeps = {labels[name]: evaluation.sweeps[kind] for name, evaluation in evaluations.items()}
-        title = f"{kind.replace('_', ' ')}, {source}"
+        title = f"{TITLES[kind]}, {source}"
         paths.append(plot_sweeps(sweeps, folder / f"{kind}.png", title=title))
     boundaries = {labels[name]: evaluation.boundary for name, evaluation in evaluations.items()}
     paths.append(plot_boundary(boundaries, folder / "boundary.png", title=f"Boundary Attack, {source}"))
-    paths.append(plot_history(history, folder / "layer_weights.png", title="regularizer while training"))
+    paths.append(plot_history(history, folder / "layer_weights.png", title="The regularizer while training"))
     return paths

@@ -70,6 +70,7 @@ class Settings:
     target: Literal["pixel", "threshold", "label"]
     alpha: float
     threshold: float
+    target_clamp: float | None
     pairs: int
     mode: Literal["same-batch", "separate", "joint"]
     layers: tuple[str, ...] | str
@@ -148,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         help="of the threshold target [0.8; preset paper on mnist 0.2, on fashionmnist with mnist 0.4]",
     )
+    add("--target-clamp", type=float, help="bound on the targets' magnitude [0.95 for label targets, else none]")
     add("--pairs", type=_positive, default=16, help="image pairs per step, modes separate and joint [16]")
     add("--mode", choices=["same-batch", "separate", "joint"], help="whose images are compared [same-batch / separate]")
     add("--layers", metavar="NAMES", help="comma list, auto or early [stem,layer1 / stem,layer1,layer2,layer3,layer4]")
@@ -192,6 +194,7 @@ def resolve(args: argparse.Namespace, data: ImageData) -> Settings:
         batch_size=args.batch_size,
         alpha=alpha if args.alpha is None else args.alpha,
         threshold=threshold if args.threshold is None else args.threshold,
+        target_clamp=0.95 if args.target_clamp is None and values["target"] == "label" else args.target_clamp,
         pairs=args.pairs,
         **values,
     )

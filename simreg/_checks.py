@@ -49,16 +49,19 @@ def check_images(name: str, images: object) -> Tensor:
     return tensor
 
 
-def check_unit_range(name: str, images: Tensor) -> None:
+def check_unit_range(name: str, images: Tensor, *, tolerance: float = 0.0) -> None:
     """Raise ``ValueError`` unless all values lie in [0, 1] and none is NaN; uint8 always passes. Synchronises."""
     if images.dtype == torch.uint8 or images.numel() == 0:
         return
     low, high = (float(v) for v in torch.aminmax(images.detach()))
-    if not (low >= 0.0 and high <= 1.0):  # also catches NaN
-        raise ValueError(
-            f"{name} must lie in [0, 1], got values from {low:.4g} to {high:.4g}. "
-            "Pass raw images: normalisation belongs to the model or to its wrapper, not to the images."
-        )
+    if low >= -tolerance and high <= 1.0 + tolerance:
+        return
+    remedy = "Pass the images before normalisation, which belongs to the model or to its wrapper."
+    if low != low:  # NaN
+        remedy = "Some values are NaN: leave those images out."
+    elif low >= 0.0 and high <= 255.0:
+        remedy = "Divide them by 255, or pass uint8."
+    raise ValueError(f"{name} must lie in [0, 1], got values from {low:.4g} to {high:.4g}. {remedy}")
 
 
 def check_positive(name: str, value: float, *, zero: bool = False) -> None:
@@ -89,4 +92,6 @@ def describe(value: Any) -> str:
         return f"a {type(value).__name__} of ({', '.join(type(v).__name__ for v in value)})"
     if isinstance(value, dict):
         return f"a dict with keys {list(value)!r}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not an instance of it"
     return f"{type(value).__name__} {value!r}" if isinstance(value, (str, int, float)) else type(value).__name__

@@ -10,6 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LINES = 10  # plain lines of a long loop
+_SILENT_SECONDS = 20.0  # a slow loop says so before its first tenth is done
 _QUIET_SECONDS = 1.0  # loops shorter than this print nothing, lines never come faster
 
 
@@ -51,8 +52,9 @@ def _plain_lines(iterable: Iterable[T], description: str, total: int | None) -> 
         yield item
         now = time.monotonic()
         reached = done * _LINES // total if total else int((now - start) // 10)
-        if reached > tenth and now - last >= _QUIET_SECONDS:
+        if (reached > tenth and now - last >= _QUIET_SECONDS) or now - last >= _SILENT_SECONDS:
             tenth, last = reached, now
             share = f" {100 * done // total:3d} %" if total else ""
             count = f"{done}/{total}" if total else f"{done}"
-            print(f"{description}:{share} ({count}, {now - start:.0f} s)", file=sys.stderr, flush=True)
+            left = f", about {(now - start) * (total - done) / done:.0f} s left" if total and done < total else ""
+            print(f"{description}:{share} ({count}, {now - start:.0f} s{left})", file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from simreg._warn import warn
 
 _RARE = 0.02  # share of ±1 targets from which arctanh makes training collapse; the paper's setting has 0.003
 
@@ -29,11 +30,9 @@ class ExtremeTargetWatch:
         if self._warned or self._extreme < max(4.0, _RARE * self._seen):
             return
         self._warned = True
-        warnings.warn(
+        warn(
             f"{self._extreme} of {self._seen} targets so far are ±1, where arctanh is steepest: training tends to "
-            'collapse. Set target_clamp=0.95, or transform="none" with four times the official alpha.',
-            UserWarning,
-            stacklevel=2,
+            'collapse. Set target_clamp=0.95, or transform="none" with four times the official alpha.'
         )
 
 
@@ -52,12 +51,10 @@ class ZeroGradientWatch:
         if self._largest and self._loss is not None:
             self._settled = True
             if float(self._loss) > 0 and all(float(value) == 0 for value in self._largest.values()):
-                warnings.warn(
+                warn(
                     f"the gradient of the penalty is zero in all tapped layers ({', '.join(self._largest)}), so it "
                     "changes nothing: their features are constant or dead. Tap other layers, or mend the initial "
-                    "weights.",
-                    UserWarning,
-                    stacklevel=2,
+                    "weights."
                 )
             return
         self._loss = loss.detach()
@@ -123,9 +120,7 @@ class _Verdict:
             self._steps += 1
             if self._steps == 2:  # by then an optimizer of the logits alone would have stepped
                 self.settled = True
-                warnings.warn(
+                warn(
                     "no optimizer holds the regularizer's layer logits, so the layer weights stay as they are: add "
-                    'reg.parameter_group() to the optimizer, or set layer_weights="uniform".',
-                    UserWarning,
-                    stacklevel=3,
+                    'reg.parameter_group() to the optimizer, or set layer_weights="uniform".'
                 )

@@ -30,12 +30,22 @@ class _Recorder:
         self.exited_early = False  # the pass that `take` will end was one that exits early
         self.selects = list(selects)
         self.names = list(names)
+        self.passes = 0
         self.features: dict[int, Tensor] = {}
         # In-place operations on a recorded output, such as ReLU(inplace=True) after batch norm, would change it
         # afterwards. The first pass copies every output and watches which originals change; later passes copy those.
         # Passes that exit early and passes that do not may differ in this.
         self.clone: dict[bool, list[bool]] = {}
         self.originals: dict[int, tuple[Tensor, int]] = {}
+
+    def begin(self) -> None:
+        """Count a forward pass of the whole model; features of a second one would be lost."""
+        self.passes += 1
+        if self.passes > 1:
+            raise RuntimeError(
+                "a second forward pass of the model while one is being recorded: record one pass at a time, and put "
+                "batches that belong together into one."
+            )
 
     def record(self, index: int, output: Any) -> None:
         if index in self.features:  # a module that runs several times in a pass is read at its first run
@@ -100,6 +110,22 @@ class _RecordingHook:
         return inert_copy()
 
 
+class _PassHook:
+    """Forward pre-hook of the tapped model."""
+
+    __name__ = "simreg_pass_hook"
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self.recorder = recorder
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.recorder.armed and not torch.compiler.is_compiling():
+            self.recorder.begin()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return inert_copy()
+
+
 class FeatureTap:
     """Features of named layers of a model, read in one forward pass.
 
@@ -150,17 +176,19 @@ class FeatureTap:
 
     def _attach(self) -> None:
         """Register the hooks, once; a copy does so at its first pass, when the copied model is whole."""
-        modules = layer_modules(self.require_model())
+        model = self.require_model()
+        modules = layer_modules(model)
         self.modules = [modules[name] for name in self.layers]
         handles = [m.register_forward_hook(_RecordingHook(i, self._recorder)) for i, m in enumerate(self.modules)]
+        handles.append(model.register_forward_pre_hook(_PassHook(self._recorder)))
         self._finalizer = weakref.finalize(self, _remove, handles)
 
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
-        """Record the forward pass that runs inside the block; `take` then gives the features.
+        """Record the one forward pass that runs inside the block; `take` then gives the features.
 
         Raises:
-            RuntimeError: If the tap is closed or is recording already.
+            RuntimeError: If the tap is closed or is recording already, or the model runs twice.
         """
         self._arm(exit_early=False)
         try:
@@ -249,6 +277,7 @@ class FeatureTap:
         self._recorder.features.clear()
         self._recorder.originals.clear()
         self._recorder.exit_early = exit_early
+        self._recorder.passes = 0
         self._recorder.armed = True
 
     def _disarm(self) -> None:

@@ -56,7 +56,7 @@ def match_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         matched = [n for n in names if _matches(n, _strip(pattern))]
         if not matched:
-            near = near_matches(pattern, names) or names[:10]
+            near = near_matches(pattern, [*names, "auto", "early"]) or names[:10]
             raise ValueError(
                 f"layers: {pattern!r} matches no layer of {type(model).__name__}. Near: {', '.join(near)}."
             )

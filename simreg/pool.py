@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, check_images, check_unit_range, describe, to_tensor
+from simreg._warn import warn
 from simreg.batch import PairBatch
 from simreg.functional import all_pairs
 from simreg.health import TargetHealth, measure_health
@@ -85,6 +85,9 @@ class RegularizationPool:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def __repr__(self) -> str:
+        return f"RegularizationPool({len(self)} images {tuple(self.images.shape[1:])}, {type(self.target).__name__})"
+
     @property
     def num_pairs(self) -> int:
         """Number of pairs i < j of the pool, N (N - 1) / 2."""
@@ -151,15 +154,11 @@ class RegularizationPool:
             self.target, self._representation, len(self), pairs_per_batch=pairs_per_batch, bins=bins
         )
         if health.selected == 0:
-            warnings.warn(
-                "the target selects no pair of the pool: change its threshold or select=.", UserWarning, stacklevel=2
-            )
+            warn("the target selects no pair of the pool: change its threshold or select=.")
         elif 1.0 - health.zero < 0.01:
-            warnings.warn(
+            warn(
                 f"only {1.0 - health.zero:.3%} of the targets differ from 0 ({health.expected_per_step:.2f} of "
-                f'{pairs_per_batch} pairs a step): lower the threshold, or draw with sampling="stratified".',
-                UserWarning,
-                stacklevel=2,
+                f'{pairs_per_batch} pairs a step): lower the threshold, or draw with sampling="stratified".'
             )
         return health
 

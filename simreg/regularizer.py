@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from simreg import functional as F
 from simreg import kernels
-from simreg._checks import check_choice, check_images, check_pairs, check_positive, check_tensor, describe
+from simreg._checks import (
+    check_choice,
+    check_images,
+    check_pairs,
+    check_positive,
+    check_tensor,
+    check_unit_range,
+    describe,
+)
 from simreg._watch import ExtremeTargetWatch, OptimizerWatch, ZeroGradientWatch
 from simreg.batch import PairBatch
 from simreg.batchnorm import (
@@ -32,6 +40,7 @@ from simreg.pool import Pairing
 from simreg.targets import Target, check_similarity_range, unit_float
 
 _NORM_FLOOR = 1e-8
+_AUGMENTED = 0.3  # how far augmentation, such as added noise, may take images out of [0, 1]
 _CHECKED_CALLS = 20  # calls whose target values are looked at, which on a GPU synchronises
 
 
@@ -210,7 +219,7 @@ class SimilarityRegularizer(nn.Module):
 
         Args:
             batch: A `PairBatch`, or images (N, C, H, W) as the model takes them. Images come with ``targets``, or the
-                regularizer has a ``target``, which then is computed from these very images.
+                regularizer has a ``target``, which then is computed from these very images, in [0, 1].
             targets: Target similarities in [-1, 1]: (P,), or a matrix (N, N).
             pairs: Shape (P, 2), int64: rows of the images. By default as ``pairing`` says.
 
@@ -231,11 +240,11 @@ class SimilarityRegularizer(nn.Module):
 
     @contextmanager
     def observe(self) -> Iterator[None]:
-        """Record the features of the forward pass inside the block, for `penalty`.
+        """Record the features of the one forward pass inside the block, for `penalty`.
 
         Raises:
             ValueError: If a tapped layer did not run.
-            RuntimeError: If the regularizer is closed.
+            RuntimeError: If the model runs twice inside the block, or the regularizer is closed.
         """
         self._observed = None
         if self.alpha == 0:
@@ -247,6 +256,8 @@ class SimilarityRegularizer(nn.Module):
 
     def penalty(self, images_or_targets: Tensor, pairs: Tensor | None = None) -> Tensor:
         """``alpha * L_sim`` of the pass recorded by `observe`; its features are let go.
+
+        The first 20 penalties look at the values of targets and images, which on a GPU synchronises.
 
         Args:
             images_or_targets: The images of that pass, (N, C, H, W), uint8 or in [0, 1], for the regularizer's
@@ -395,6 +406,8 @@ class SimilarityRegularizer(nn.Module):
         """Targets of these images and the pairs they belong to: those that the target selects."""
         if self.target is None:
             raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")
+        if self._calls < _CHECKED_CALLS or not images.is_cuda:
+            check_unit_range("images", images, tolerance=_AUGMENTED)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             rows = self.target.representation(images)  # (N, R)
             chosen = self._pairs_of(images.shape[0], pairs).to(images.device)

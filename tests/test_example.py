@@ -262,3 +262,11 @@ def test_learning_rates_are_those_of_the_schedules(job):
     assert steps[3:5] == pytest.approx([0.1, 0.03])
     assert steps[19] == pytest.approx(0.1 * 0.3**4)
     assert steps[20] == 0.1
+
+
+def test_mistake_before_training_leaves_the_folder_free(job, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert job([*SMOKE, "--out", out, "--layers", "stm"]) == 2
+    assert "'stm' matches no layer" in capsys.readouterr().err
+    assert job([*SMOKE, "--out", out, "--alpha", "-1"]) == 2
+    assert "alpha must be" in capsys.readouterr().err

@@ -72,8 +72,8 @@ ALLOWED = {
     "targets": {"_checks", "kernels", "functional", "targets"},
     "batch": {"_checks", "targets"},
     "health": {"targets"},
-    "pool": {"_checks", "batch", "functional", "health", "targets"},
-    "robustness": {"_checks", "_progress", "robustness"},
+    "pool": {"_checks", "_warn", "batch", "functional", "health", "targets"},
+    "robustness": {"_checks", "_progress", "_warn", "robustness"},
     "data": {"_checks", "_progress", "_images", "_downloads", "data"},
 }
 

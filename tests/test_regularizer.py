@@ -512,6 +512,28 @@ def test_observed_pass_and_images_must_fit(make_net, images):
         reg.penalty(images[:6])
 
 
+@pytest.mark.parametrize("spoil", [lambda x: (x - 0.5) / 0.2, lambda x: 2 * x - 1, lambda x: 255 * x])
+def test_targets_of_normalised_images_are_refused(make_net, images, spoil):
+    model = make_net()
+    reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
+    with reg.observe():
+        model(images)
+    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
+        reg.penalty(spoil(images))
+    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
+        reg(spoil(images))
+    noisy = images + 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(reg(noisy))
+
+
+def test_two_passes_cannot_be_observed_as_one(make_net, images):
+    model = make_net()
+    reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
+    with pytest.raises(RuntimeError, match="second forward pass"), reg.observe():
+        _ = [model(half) for half in images.chunk(2)]
+    assert torch.isfinite(observe_once(reg, model, images))
+
+
 def test_frozen_layers_raise_instead_of_doing_nothing(make_net, images):
     model = make_net()
     for p in [*model.conv1.parameters(), *model.bn1.parameters()]:

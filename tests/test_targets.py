@@ -180,5 +180,5 @@ def test_targets_tied_to_other_numbers_of_images_are_refused_by_the_pool(colour)
         NeuralTarget(torch.eye(5)),
         ThresholdTarget(0.5, of=NeuralTarget(torch.eye(5))),
     ):
-        with pytest.raises(ValueError, match="5 images, but the pool has 12"):
+        with pytest.raises(ValueError, match="5 images are described, but the pool has 12"):
             RegularizationPool(colour, target)

@@ -202,7 +202,10 @@ def _panels(histories: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, 
 def _draw_panel(axes: Any, title: str, unit: str, series: Sequence[_Series]) -> None:
     """One panel of the history: a curve per series."""
     for i, (label, steps, values) in enumerate(series):
-        axes.plot(steps, values, label=label, **_look(i))
+        few = sum(not math.isnan(value) for value in values) < 3  # too few for a line to be seen
+        axes.plot(steps, values, label=label, **_look(i, markers=few))
+    if title == _SHARE and not any(value > 0 for _, _, values in series for value in values):
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color="0.4")
     axes.set_xlabel("training step")
     axes.set_ylabel(unit)
     axes.set_title(title, fontsize="medium")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from simreg._checks import describe
+from simreg._warn import warn
 from simreg.robustness._tally import check_epsilons
-from simreg.robustness._warn import warn
 from simreg.robustness.classifier import Classifier, Model, as_classifier
 from simreg.robustness.gradient_sign import FGSM_EPSILONS, sweep_signs
 from simreg.robustness.results import Sweep

@@ -116,4 +116,4 @@ def require_indices(indices: Tensor | None) -> Tensor:
 def check_rows(name: str, rows: int, n: int) -> None:
     """Raise ``ValueError`` if a target of ``rows`` images meets a pool of ``n``."""
     if rows != n:
-        raise ValueError(f"{name} are for {rows} images, but the pool has {n}: row i must belong to image i.")
+        raise ValueError(f"{name}: {rows} images are described, but the pool has {n}; row i must belong to image i.")

@@ -107,6 +107,9 @@ class NeuralTarget(Target):
         combined.rows = torch.cat([t.rows for t in targets], dim=1) / len(targets) ** 0.5
         return combined
 
+    def __repr__(self) -> str:
+        return f"NeuralTarget({self.rows.shape[0]} images, {self.rows.shape[1]} units)"
+
     def check_size(self, n: int) -> None:
         """Raise ``ValueError`` unless the responses are to ``n`` images."""
         check_rows("responses", self.rows.shape[0], n)

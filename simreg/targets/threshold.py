@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from simreg._checks import check_choice, check_positive, describe
+from simreg._checks import check_choice, describe
 from simreg.targets.base import Target
 from simreg.targets.pixel import PixelTarget
 
@@ -45,8 +45,9 @@ class ThresholdTarget(Target):
         self, threshold: float = 0.8, *, of: Target | None = None, select: Selection = "all", low: float | None = None
     ) -> None:
         check_choice("select", select, SELECTIONS)
-        check_positive("threshold", threshold)
-        if threshold >= 1:
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+            raise TypeError(f"threshold must be a number in (0, 1), got {describe(threshold)}.")
+        if not 0 < threshold < 1:
             raise ValueError(f"threshold must be in (0, 1), got {threshold!r}.")
         if (low is not None) != (select == "double"):
             raise ValueError(
