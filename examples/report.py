@@ -43,7 +43,8 @@ def caption(evaluation: Evaluation) -> str:
     return (
         f"Accuracy in %; test images, and the largest standard error in points: {images}. R0/U0: clean accuracy over "
         "that of the unregularized net; RD/UD: the same of robust accuracy. s&p: salt and pepper. tFGSM: made on a net "
-        "of another seed. FGSM and PGD know the net that they attack. Boundary: median squared L2 distance per pixel, failed starts counted as infinite."
+        "of another seed. FGSM and PGD know the net that they attack. Boundary: median squared L2 distance per pixel, "
+        "failed starts counted as infinite."
     )
 
 
