@@ -233,9 +233,10 @@ class SimilarityRegularizer(nn.Module):
         self._observed = None
         if self.alpha == 0:
             return self._nothing()
-        images, targets, pairs = self._inputs(batch, targets, pairs)
-        if pairs is not None and self.batch_norm == "official":
+        given = batch.pairs if isinstance(batch, PairBatch) else pairs
+        if given is not None and self.batch_norm == "official":
             raise ValueError('batch_norm="official" passes rows i and k + i apart: it takes no other pairs.')
+        images, targets, pairs = self._inputs(batch, targets, pairs)
         return self._penalty(self._features(images), targets, pairs, images.shape[0])
 
     @contextmanager
@@ -541,7 +542,8 @@ def _initial_logits(layer_weights: str | Sequence[float], layers: Sequence[str])
 
 
 def _is_distributed(model: nn.Module) -> bool:
-    return any(hasattr(m, "no_sync") or type(m).__name__.startswith(("FSDP", "FullySharded")) for m in model.modules())
+    kinds = {type(m) for m in model.modules()}
+    return any(hasattr(kind, "no_sync") or kind.__name__.startswith(("FSDP", "FullySharded")) for kind in kinds)
 
 
 def _like(images: Tensor, x: Tensor) -> Tensor:
