@@ -315,6 +315,12 @@ def is_compiled(model: nn.Module) -> bool:
     return any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
 
 
+def is_distributed(model: nn.Module) -> bool:
+    """Whether ``model`` or a part of it is wrapped for data-parallel training."""
+    kinds = {type(m) for m in model.modules()}
+    return any(hasattr(kind, "no_sync") or kind.__name__.startswith(("FSDP", "FullySharded")) for kind in kinds)
+
+
 def _selects(select: Select | Mapping[str, Select] | None, layers: Sequence[str]) -> list[Select | None]:
     if not isinstance(select, Mapping):
         return [select] * len(layers)

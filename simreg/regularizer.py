@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from simreg._checks import (
     check_unit_range,
     describe,
 )
+from simreg._outputs import like, rows_of
 from simreg._watch import ExtremeTargetWatch, OptimizerWatch, ZeroGradientWatch
 from simreg.batch import PairBatch
 from simreg.batchnorm import (
@@ -32,7 +32,7 @@ from simreg.batchnorm import (
     batch_norm_policy,
 )
 from simreg.centering import ChannelMeans
-from simreg.features import FeatureTap, Select, is_compiled
+from simreg.features import FeatureTap, Select, is_compiled, is_distributed
 from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
 from simreg.kernels import BACKENDS, Backend
 from simreg.layers import channel_dim
@@ -319,9 +319,9 @@ class SimilarityRegularizer(nn.Module):
                 "share a pass: resize one (RegularizationPool(transform=...)), or call reg(batch)."
             )
         with self._tap.record():
-            output = self._tap.require_model()(torch.cat([x, _like(images, x)]))
+            output = self._tap.require_model()(torch.cat([x, like(images, x)]))
         features = {name: f[x.shape[0] :] for name, f in self._tap.take().items()}
-        return _rows(output, x.shape[0]), self._penalty(features, targets, pairs, images.shape[0])
+        return rows_of(output, x.shape[0]), self._penalty(features, targets, pairs, images.shape[0])
 
     def close(self) -> None:
         """Remove all hooks and let go of the model; closing twice is fine."""
@@ -442,7 +442,7 @@ class SimilarityRegularizer(nn.Module):
             return bool(self.early_exit)
         # An exception would end the forward of a compiled model in a graph break, and that of a distributed wrapper
         # before it has prepared the reduction of gradients.
-        return not (is_compiled(model) or _is_distributed(model))
+        return not (is_compiled(model) or is_distributed(model))
 
     def _penalty(self, features: Mapping[str, Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> Tensor:
         targets = self._checked_targets(targets, pairs, n)
@@ -539,38 +539,6 @@ def _initial_logits(layer_weights: str | Sequence[float], layers: Sequence[str])
             f"{list(layers)!r}, got {layer_weights!r}."
         )
     return (weights / weights.sum()).log(), False
-
-
-def _is_distributed(model: nn.Module) -> bool:
-    kinds = {type(m) for m in model.modules()}
-    return any(hasattr(kind, "no_sync") or kind.__name__.startswith(("FSDP", "FullySharded")) for kind in kinds)
-
-
-def _like(images: Tensor, x: Tensor) -> Tensor:
-    """``images`` with device, dtype and memory format of ``x``."""
-    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return images.to(x).contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def _rows(output: Any, n: int) -> Any:
-    """First ``n`` rows of every tensor of a model's output."""
-    if isinstance(output, Tensor):
-        return output[:n] if output.ndim else output
-    if output is None or isinstance(output, (str, int, float)):
-        return output
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_rows(v, n) for v in output))
-    if isinstance(output, (tuple, list)):
-        return type(output)(_rows(v, n) for v in output)
-    if isinstance(output, Mapping):
-        return type(output)({k: _rows(v, n) for k, v in output.items()})  # type: ignore[call-arg]
-    if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        fields = {f.name: _rows(getattr(output, f.name), n) for f in dataclasses.fields(output)}
-        return dataclasses.replace(output, **fields)
-    raise TypeError(
-        f"joint cannot take the task's rows out of the model's output, {describe(output)}: let the model return a "
-        "tensor, or a tuple, dict or dataclass of tensors; or use reg(batch)."
-    )
 
 
 def _correlation(x: Tensor, y: Tensor) -> float:

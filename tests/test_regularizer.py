@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import dataclasses
 import gc
@@ -652,7 +653,7 @@ def distributed(model):
             self.module = model
 
         def no_sync(self):
-            raise NotImplementedError
+            return contextlib.nullcontext()
 
         def forward(self, x):
             return self.module(x)
