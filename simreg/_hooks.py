@@ -1,9 +1,12 @@
-"""What hooks of simreg leave behind in copies of a model."""
+"""What the hooks of simreg have in common: inert copies, and removal."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
+
+from torch.utils.hooks import RemovableHandle
 
 
 def inert_copy() -> tuple[Any, ...]:
@@ -12,3 +15,9 @@ def inert_copy() -> tuple[Any, ...]:
     ``nullcontext().__exit__`` takes any arguments and returns None, as hooks may, and needs no simreg to unpickle.
     """
     return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def remove_hooks(handles: Iterable[RemovableHandle]) -> None:
+    """Remove the hooks of these handles; those that are gone already do not matter."""
+    for handle in handles:
+        handle.remove()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from simreg._hooks import inert_copy
+from simreg._hooks import inert_copy, remove_hooks
 
 BatchNormPolicy = Literal["update", "freeze", "eval", "separate", "official"]
 BATCH_NORM_POLICIES = ("update", "freeze", "eval", "separate", "official")
@@ -35,7 +35,7 @@ class RecomputeGuard:
         if self._finalizer is None and self.policy not in ("update", "official"):
             norms = norms_with_statistics(model)
             handles = [norm.register_forward_pre_hook(_GuardHook(self.policy)) for norm in norms]
-            self._finalizer = weakref.finalize(self, _remove, handles)
+            self._finalizer = weakref.finalize(self, remove_hooks, handles)
 
     def close(self) -> None:
         """Watch no longer."""
@@ -61,11 +61,6 @@ class _GuardHook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return inert_copy()
-
-
-def _remove(handles: list[Any]) -> None:
-    for handle in handles:
-        handle.remove()
 
 
 class AuxiliaryStatistics(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simreg._checks import describe
-from simreg._hooks import inert_copy
+from simreg._hooks import inert_copy, remove_hooks
 from simreg.layers import auto_layers, early_layers, layer_modules, match_layers
 
 Select = Callable[[Any], Tensor] | int | str
@@ -181,7 +181,7 @@ class FeatureTap:
         self.modules = [modules[name] for name in self.layers]
         handles = [m.register_forward_hook(_RecordingHook(i, self._recorder)) for i, m in enumerate(self.modules)]
         handles.append(model.register_forward_pre_hook(_PassHook(self._recorder)))
-        self._finalizer = weakref.finalize(self, _remove, handles)
+        self._finalizer = weakref.finalize(self, remove_hooks, handles)
 
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
@@ -342,8 +342,3 @@ def _rebuild(model: nn.Module | None, layers: list[str], select: Select | Mappin
     tap.model, tap.layers, tap.modules = model, layers, []
     tap._select, tap._recorder, tap._finalizer = select, _Recorder(_selects(select, layers), layers), None
     return tap
-
-
-def _remove(handles: list[Any]) -> None:
-    for handle in handles:
-        handle.remove()
