@@ -225,6 +225,8 @@ def test_response_reliability_matches_definition(generator):
     torch.testing.assert_close(F.response_reliability(missing), expected)
     constant = torch.rand(6, generator=generator).expand(5, 6)[..., None]  # the same in every repeat, in float32
     assert F.response_reliability(torch.cat([torch.randn(5, 6, 2, generator=generator), constant], dim=2))[-1] == 0
+    awkward = torch.rand(6, generator=generator, dtype=torch.float64).expand(7, 6)[..., None]  # their mean is rounded
+    assert F.response_reliability(awkward) == 0
     silent = torch.cat([r, torch.zeros(4, 6, 1, dtype=torch.float64)], dim=2)
     assert F.response_reliability(silent)[-1] == 0
 
