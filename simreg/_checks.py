@@ -72,12 +72,17 @@ def check_positive(name: str, value: float, *, zero: bool = False) -> None:
         raise ValueError(f"{name} must be a finite number {'>= 0' if zero else '> 0'}, got {value!r}.")
 
 
+def readable(tensor: Tensor) -> bool:
+    """Whether values can be looked at for free: on CUDA that synchronises, in a trace there are none."""
+    return not tensor.is_cuda and not torch.compiler.is_compiling()
+
+
 def check_pairs(pairs: object, n: int) -> Tensor:
     """Raise unless ``pairs`` is a non-empty integer tensor (P, 2); on CPU also unless it holds rows of ``n`` images."""
     tensor = check_tensor("pairs", pairs, wanted="an integer tensor (P, 2)")
     if tensor.ndim != 2 or tensor.shape[1] != 2 or tensor.shape[0] == 0 or tensor.is_floating_point():
         raise ValueError(f"pairs must have shape (P, 2) of integers with P >= 1, got {describe(tensor)}.")
-    if not tensor.is_cuda:  # reading values would synchronise
+    if readable(tensor):
         low, high = int(tensor.min()), int(tensor.max())
         if low < 0 or high >= n:
             raise ValueError(f"pairs must be rows of the {n} images, 0 to {n - 1}, got {low} to {high}.")

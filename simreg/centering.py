@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,24 +34,53 @@ class ChannelMeans(nn.Module):
         for index in range(num_layers):
             self.register_buffer(f"layer_{index}", torch.zeros(0, device=device))
 
-    def forward(self, index: int, features: Tensor, channel_dim: int) -> Tensor:
-        """Centred rows (N, D) of the features of layer ``index``, shape (N, ...) with the channels in ``channel_dim``.
+    @property
+    def momentum(self) -> float:
+        """Weight of a batch in the means: 0 in evaluation mode."""
+        return _MOMENTUM if self.training else 0.0
+
+    def mean(self, index: int, features: Tensor, channel_dim: int) -> Tensor:
+        """Mean (C,) of layer ``index`` so far, for ``features`` (N, ...) with the channels in ``channel_dim``.
 
         Raises:
             ValueError: If the number of channels differs from that seen before.
         """
-        new = F.channel_mean(features.detach(), channel_dim)
         mean: Tensor = getattr(self, f"layer_{index}")
+        channels = features.shape[channel_dim]
         if mean.numel() == 0:
-            mean = torch.zeros_like(new)
-        if mean.shape != new.shape:
+            dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+            return torch.zeros(channels, dtype=dtype, device=features.device)
+        if mean.shape != (channels,):
             raise ValueError(
-                f"layers: number {index} has {new.shape[0]} channels, but its running mean {mean.shape[0]}: a "
+                f"layers: number {index} has {channels} channels, but its running mean {mean.shape[0]}: a "
                 "regularizer serves one model at one input size."
             )
+        return mean
+
+    def store(self, index: int, mean: Tensor) -> None:
+        """Make ``mean`` (C,) that of layer ``index``; in evaluation mode nothing changes."""
         if self.training:
-            mean = (1.0 - _MOMENTUM) * mean.to(new) + _MOMENTUM * new
             setattr(self, f"layer_{index}", mean)
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Go on with the means of the layers of these indices."""
+        means = [getattr(self, f"layer_{index}") for index in kept]
+        for index in range(self.num_layers):
+            delattr(self, f"layer_{index}")
+        for index, mean in enumerate(means):
+            self.register_buffer(f"layer_{index}", mean)
+        self.num_layers = len(means)
+
+    def forward(self, index: int, features: Tensor, channel_dim: int) -> Tensor:
+        """Update the mean of layer ``index`` and subtract it: centred rows (N, D), as `center_features` gives.
+
+        Raises:
+            ValueError: As for `mean`.
+        """
+        new = F.channel_mean(features.detach(), channel_dim)
+        old = self.mean(index, features, channel_dim).to(new)
+        mean = (1.0 - self.momentum) * old + self.momentum * new
+        self.store(index, mean)
         return F.center_features(features, "channel", mean=mean, channel_dim=channel_dim)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from simreg import kernels
-from simreg._checks import check_choice, check_positive, check_tensor, describe
-from simreg.kernels import Backend
+from simreg._checks import check_choice, check_pairs, check_positive, check_tensor, describe
+from simreg.kernels import Backend, reference
+from simreg.kernels.closed_form import FISHER_EPS
 
 Centering = Literal["channel", "batch", "image", "none"]
 Convention = Literal["official", "paper", "mean"]
@@ -27,7 +28,7 @@ CENTERINGS = ("channel", "batch", "image", "none")
 CONVENTIONS = ("official", "paper", "mean")
 TRANSFORMS = ("arctanh", "none")
 
-FISHER_EPS = 1e-5  # the authors' constant
+_ODD = "{} rows cannot be split into pairs (i, k + i); pass an even number, or pairs=."
 
 
 def center_features(
@@ -64,19 +65,19 @@ def center_features(
                 [-2.,  2.]])
     """
     check_choice("centering", centering, CENTERINGS)
-    if check_tensor("features", features).ndim < 2:
+    _check_features(features)
+    if mean is not None and mean.shape != (features.shape[channel_dim],):
+        raise ValueError(f"mean must have shape ({features.shape[channel_dim]},), got {describe(mean)}.")
+    return reference.centred(features, centering, mean, channel_dim)
+
+
+def _check_features(features: Tensor) -> None:
+    if check_tensor("features", features).ndim < 2 or 0 in features.shape:
         raise ValueError(
-            f"features must have shape (N, ...) with at least one unit dimension, got {describe(features)}."
+            f"features must have shape (N, ...) with at least one image and one unit, got {describe(features)}."
         )
-    values = kernels.as_float(features)
-    if centering == "none":
-        return values.flatten(1)
-    if centering == "batch":
-        return (values - values.mean(dim=0, keepdim=True)).flatten(1)
-    if centering == "image":
-        rows = values.flatten(1)
-        return rows - rows.mean(dim=1, keepdim=True)
-    return (values - _channel_mean(values, mean, channel_dim)).flatten(1)
+    if not features.is_floating_point():
+        raise TypeError(f"features must be floating point, got {describe(features)}: call features.float().")
 
 
 def channel_mean(features: Tensor, channel_dim: int = 1) -> Tensor:
@@ -93,17 +94,7 @@ def channel_mean(features: Tensor, channel_dim: int = 1) -> Tensor:
         >>> channel_mean(torch.ones(2, 3, 4, 4))
         tensor([1., 1., 1.])
     """
-    channel_dim %= features.ndim
-    return kernels.as_float(features).mean(dim=[d for d in range(features.ndim) if d != channel_dim])
-
-
-def _channel_mean(values: Tensor, mean: Tensor | None, channel_dim: int) -> Tensor:
-    channel_dim %= values.ndim
-    if mean is None:
-        mean = channel_mean(values, channel_dim)
-    if mean.shape != (values.shape[channel_dim],):
-        raise ValueError(f"mean must have shape ({values.shape[channel_dim]},), got {describe(mean)}.")
-    return mean.to(values).reshape([-1 if d == channel_dim else 1 for d in range(values.ndim)])
+    return reference.channel_mean(features, channel_dim)
 
 
 def pairwise_cosine(
@@ -117,7 +108,8 @@ def pairwise_cosine(
         features: Shape (N, ...), any floating dtype; flattened to (N, D).
         centering: What is subtracted first, see `center_features`.
         eps: Floor on a row's norm, in units of ``features``; an all-zero row has similarity 0, not NaN.
-        backend: ``"auto"`` or ``"torch"``; a named backend that cannot run raises.
+        backend: ``"auto"``, ``"reference"``, ``"torch"``, ``"compile"`` (pairs on CPU) or ``"triton"`` (CUDA), see
+            `simreg.kernels`; one that is named and cannot run raises. ``"reference"`` alone allows double backward.
 
     Returns:
         Shape (N, N), symmetric, in [-1, 1]; float32 for half-precision input, else the input's dtype.
@@ -132,7 +124,9 @@ def pairwise_cosine(
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    return kernels.pairwise_cosine(center_features(features, centering), eps, backend)
+    check_choice("centering", centering, CENTERINGS)
+    _check_features(features)
+    return kernels.pairwise_cosine(features, centering, eps, backend)
 
 
 def paired_cosine(
@@ -153,7 +147,8 @@ def paired_cosine(
         pairs: Shape (P, 2), int64: the two images of each pair. By default N = 2k and image i is paired with k + i.
         centering: What is subtracted first, see `center_features`; means are over all N images.
         eps: Floor on a row's norm, in units of ``features``.
-        backend: ``"auto"`` or ``"torch"``; a named backend that cannot run raises.
+        backend: ``"auto"``, ``"reference"``, ``"torch"``, ``"compile"`` (pairs on CPU) or ``"triton"`` (CUDA), see
+            `simreg.kernels`; one that is named and cannot run raises. ``"reference"`` alone allows double backward.
 
     Returns:
         Shape (P,), in [-1, 1]; float32 for half-precision input, else the input's dtype.
@@ -167,8 +162,13 @@ def paired_cosine(
         >>> paired_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, -1.0]]), centering="none")
         tensor([ 1., -1.])
     """
-    first, second = split_pairs(center_features(features, centering), pairs)
-    return kernels.paired_cosine(first, second, eps, backend)
+    check_choice("centering", centering, CENTERINGS)
+    _check_features(features)
+    if pairs is not None:
+        check_pairs(pairs, features.shape[0])
+    elif features.shape[0] % 2:
+        raise ValueError(_ODD.format(features.shape[0]))
+    return kernels.paired_cosine(features, pairs, centering, eps, backend)
 
 
 def split_pairs(rows: Tensor, pairs: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -193,7 +193,7 @@ def split_pairs(rows: Tensor, pairs: Tensor | None = None) -> tuple[Tensor, Tens
             raise ValueError(f"pairs must have shape (P, 2), got {describe(pairs)}.")
         return rows[pairs[:, 0]], rows[pairs[:, 1]]
     if rows.shape[0] % 2:
-        raise ValueError(f"{rows.shape[0]} rows cannot be split into pairs (i, k + i); pass an even number, or pairs=.")
+        raise ValueError(_ODD.format(rows.shape[0]))
     k = rows.shape[0] // 2
     return rows[:k], rows[k:]
 

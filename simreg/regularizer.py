@@ -20,6 +20,7 @@ from simreg._checks import (
     check_tensor,
     check_unit_range,
     describe,
+    readable,
 )
 from simreg._outputs import like, rows_of
 from simreg._watch import ExtremeTargetWatch, OptimizerWatch, ZeroGradientWatch
@@ -81,7 +82,8 @@ class SimilarityRegularizer(nn.Module):
             passes, rows and columns of the pairs apart). `observe` has no such pass; `joint` allows ``"update"`` only.
         early_exit: Stop the regularization pass after the last tapped layer; ``"auto"`` does unless the model is
             compiled or distributed.
-        backend: Of the similarity kernels.
+        backend: Of the similarity: ``"auto"`` takes the fastest that can run, see `simreg.kernels`; one that is
+            named and cannot run raises.
         select: For layers whose output is not a tensor, see `FeatureTap`.
 
     Raises:
@@ -407,7 +409,7 @@ class SimilarityRegularizer(nn.Module):
         """Targets of these images and the pairs they belong to: those that the target selects."""
         if self.target is None:
             raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")
-        if self._calls < _CHECKED_CALLS or not images.is_cuda:
+        if readable(images) or (self._calls < _CHECKED_CALLS and not torch.compiler.is_compiling()):
             check_unit_range("images", images, tolerance=_AUGMENTED)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             rows = self.target.representation(images)  # (N, R)
@@ -448,37 +450,72 @@ class SimilarityRegularizer(nn.Module):
         targets = self._checked_targets(targets, pairs, n)
         if targets.numel() == 0:  # the target selects no pair of this batch
             return self._nothing()
-        similarities = torch.stack([self._similarity(i, f, pairs, n) for i, f in enumerate(features.values())])
+        for index, feature in enumerate(features.values()):
+            self._check_features(index, feature, n)
+        found = self._compared(list(features.values()), targets, pairs, n)
+        self._last = {
+            "loss": found.loss.detach(),
+            "similarity": found.similarity.detach(),
+            "target": targets.detach(),
+            "layers": found.layers.detach(),
+        }
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._watch(features, found.loss)
+        return self.alpha * found.loss
+
+    def _compared(self, features: Sequence[Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> kernels.Penalty:
+        """L_sim of the features, by the backend that fits; updates the running means."""
+        paired = self.pairing == "pairs" and pairs is None
+        name = kernels.choose(self.backend, features, paired, None if pairs is None else pairs.shape[0])
+        if name == "reference":
+            return self._reference(features, targets, pairs, n)
+        dims = [channel_dim(m, f.shape) for m, f in zip(self._tap.modules, features, strict=True)]
+        means = self.channel_means
+        centred = self.centering == "channel"
+        found = kernels.similarity_penalty(
+            features,
+            dims,
+            [means.mean(i, f, d) for i, (f, d) in enumerate(zip(features, dims, strict=True))] if centred else [],
+            self.layer_logits,
+            targets,
+            pairs,
+            paired=paired,
+            centering=self.centering,
+            momentum=means.momentum,
+            convention=self.convention,
+            transform=self.transform,
+            target_clamp=self.target_clamp,
+            eps=_NORM_FLOOR,
+            backend=name,
+        )
+        for index, mean in enumerate(found.means):
+            means.store(index, mean)
+        return found
+
+    def _reference(self, features: Sequence[Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> kernels.Penalty:
+        """As `_compared`, by the functions of `simreg.functional`."""
+        pairs = self._pairs_of(n, pairs)
+        layers = []
+        for index, feature in enumerate(features):
+            rows = self._centred(index, feature)  # (N, D)
+            if self.pairing == "all":
+                matrix = F.pairwise_cosine(rows, centering="none", eps=_NORM_FLOOR, backend="reference")
+                layers.append(matrix[pairs[:, 0], pairs[:, 1]])
+            else:
+                layers.append(F.paired_cosine(rows, pairs, centering="none", eps=_NORM_FLOOR, backend="reference"))
+        similarities = torch.stack(layers)
         with torch.autocast(similarities.device.type, enabled=False):
             mixed = F.mix_similarities(similarities, self.layer_logits)
             loss = F.similarity_loss(
                 mixed, targets, convention=self.convention, transform=self.transform, target_clamp=self.target_clamp
             )
-        self._last = {
-            "loss": loss.detach(),
-            "similarity": mixed.detach(),
-            "target": targets.detach(),
-            "layers": similarities.detach(),
-        }
-        if torch.is_grad_enabled():
-            self._watch(features, loss)
-        return self.alpha * loss
+        return kernels.Penalty(loss, mixed, similarities, [])
 
     def _watch(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
         if self._calls <= _CHECKED_CALLS:
             self._gradients.look(features, loss)
         if self.layer_logits.requires_grad and len(self.layers) > 1:
             self._optimizers.start(self.layer_logits, self._tap.require_model())
-
-    def _similarity(self, index: int, features: Tensor, pairs: Tensor | None, n: int) -> Tensor:
-        """Similarity of the pairs in one layer, (P,)."""
-        self._check_features(index, features, n)
-        with torch.autocast(features.device.type, enabled=False):
-            rows = self._centred(index, features)  # (N, D)
-            if self.pairing == "all":
-                i, j = self._pairs_of(n, pairs).unbind(1)
-                return kernels.pairwise_cosine(rows, _NORM_FLOOR, self.backend)[i, j]
-            return kernels.paired_cosine(*F.split_pairs(rows, pairs), _NORM_FLOOR, self.backend)
 
     def _centred(self, index: int, features: Tensor) -> Tensor:
         if self.centering != "channel":
@@ -518,6 +555,8 @@ class SimilarityRegularizer(nn.Module):
         wanted = pairs.shape[0] if pairs is not None else math.comb(n, 2) if self.pairing == "all" else n // 2
         if targets.shape != (wanted,):
             raise ValueError(f"targets must have shape ({wanted},), one for each pair, got {describe(targets)}.")
+        if torch.compiler.is_compiling():
+            return targets
         self._calls += 1
         early = self._calls <= _CHECKED_CALLS and not (targets.is_cuda and torch.cuda.is_current_stream_capturing())
         if early or not targets.is_cuda:

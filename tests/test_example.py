@@ -117,7 +117,7 @@ def test_plots_are_readable_images(finished, name):
 def test_checkpoints_load_into_the_network(job, finished, name):
     from resnet import ResNet18
 
-    model = ResNet18(10, channels=1, width=4, stem_stride=2)
+    model = ResNet18(10, channels=1, width=8, stem_stride=2)
     model.load_state_dict(load_file(finished / f"model-{name}.safetensors"))
     assert not list(finished.glob("training-*"))
 

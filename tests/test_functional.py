@@ -234,9 +234,9 @@ def test_response_reliability_matches_definition(generator):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: F.pairwise_cosine(torch.zeros(3)), "at least one unit dimension"),
+        (lambda: F.pairwise_cosine(torch.zeros(3)), "at least one image and one unit"),
         (lambda: F.pairwise_cosine(torch.zeros(3, 2), centering="batches"), "Did you mean 'batch'"),
-        (lambda: F.pairwise_cosine(torch.zeros(3, 2), backend="triton"), "backend='triton'"),
+        (lambda: F.pairwise_cosine(torch.zeros(3, 2), backend="cuda"), "backend='cuda'"),
         (lambda: F.paired_cosine(torch.zeros(3, 2)), "pass an even number"),
         (lambda: F.similarity_loss(torch.zeros(3), torch.zeros(4)), "one shape"),
         (lambda: F.similarity_loss(torch.zeros(0), torch.zeros(0)), "at least one pair"),

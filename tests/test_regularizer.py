@@ -473,7 +473,7 @@ def test_every_public_choice_of_the_contract_runs(make_net, images):
         ({"early_exit": "yes"}, ValueError, "early_exit"),
         ({"target_clamp": 2.0}, ValueError, "target_clamp"),
         ({"select": {"conv9": 0}}, ValueError, "conv9"),
-        ({"backend": "triton"}, ValueError, "backend"),
+        ({"backend": "cuda"}, ValueError, "backend"),
     ],
 )
 def test_constructor_mistakes_are_named(make_net, kwargs, error, message):
