@@ -13,7 +13,6 @@ and keep nothing but them:
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from simreg._checks import check_choice
 from simreg.kernels import closed_form, compiled, ops, reference
+from simreg.kernels.attach import Attach
 from simreg.kernels.closed_form import bounded
 from simreg.kernels.layout import as_rows
 from simreg.kernels.one_pass import work_dtype
@@ -36,6 +36,7 @@ _DENSE = 64  # a matrix of up to 64 entries for each wanted pair costs less than
 
 __all__ = [
     "BACKENDS",
+    "Attach",
     "Backend",
     "Penalty",
     "as_float",
@@ -44,6 +45,7 @@ __all__ = [
     "choose",
     "paired_cosine",
     "pairwise_cosine",
+    "penalty_of_products",
     "similarity_penalty",
     "unit_rows",
 ]
@@ -171,6 +173,24 @@ def similarity_penalty(
     return Penalty(loss.to(dtype), mixed, layers, [m.detach() for m in new] if centering == "channel" else [])
 
 
+def penalty_of_products(
+    products: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    pairs: Tensor | None,
+    *,
+    dtype: torch.dtype,
+    convention: str,
+    transform: str,
+    target_clamp: float | None,
+    eps: float,
+) -> Penalty:
+    """L_sim of products that `Attach` gave, (L, 3, k) with ``pairs`` None or (L, N, N), for features of ``dtype``."""
+    slack, clamp = closed_form.rounding(dtype), 1.0 if target_clamp is None else target_clamp
+    loss, mixed, layers, _, _ = ops.loss(products, logits, targets, pairs, eps, slack, convention, transform, clamp)
+    return Penalty(loss.to(torch.float64 if dtype == torch.float64 else torch.float32), mixed, layers, [])
+
+
 def pairwise_cosine(features: Tensor, centering: str, eps: float, backend: Backend = "auto") -> Tensor:
     """Cosine of every pair of rows of ``features`` (N, ...), shape (N, N); see `simreg.functional.pairwise_cosine`."""
     name = choose(backend, [features], False)
@@ -201,8 +221,3 @@ def _products(features: Tensor, centering: str, paired: bool, backend: str) -> T
     rows, axis = as_rows(features.flatten(1))
     products: Tensor = ops.products([rows], [], [axis], centering, paired, 0.0, backend)[0]
     return products
-
-
-def num_pairs(n: int, paired: bool) -> int:
-    """P of ``n`` rows: k, or all i < j."""
-    return n // 2 if paired else math.comb(n, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -37,6 +39,26 @@ def as_rows(features: Tensor, channel_dim: int = 1) -> tuple[Tensor, int]:
         second = features.movedim(channel_dim, 1)
         return (second if _dense(second) else second.contiguous()).view(n, channels, -1), 1
     return last.view(n, -1, channels), 2
+
+
+def to_rows(gradient: Tensor, channel_dim: int, axis: int) -> Tensor:
+    """A tensor of the features' shape in the arrangement (N, O, I) that `as_rows` gave them; a view where possible."""
+    if gradient.ndim == 2:
+        return gradient.unsqueeze(1)
+    n, channels = gradient.shape[0], gradient.shape[channel_dim]
+    if axis == 1:
+        return gradient.movedim(channel_dim, 1).reshape(n, channels, -1)
+    return gradient.movedim(channel_dim, -1).reshape(n, -1, channels)
+
+
+def from_rows(rows: Tensor, shape: Sequence[int], channel_dim: int, axis: int) -> Tensor:
+    """Rows (N, O, I) as features of ``shape``, the inverse of `to_rows`; a view."""
+    if len(shape) == 2:
+        return rows.squeeze(1)
+    others = [size for dim, size in enumerate(shape) if dim not in (0, channel_dim % len(shape))]
+    if axis == 1:
+        return rows.view(shape[0], shape[channel_dim], *others).movedim(1, channel_dim)
+    return rows.view(shape[0], *others, shape[channel_dim]).movedim(-1, channel_dim)
 
 
 def _dense(features: Tensor) -> bool:

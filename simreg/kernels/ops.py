@@ -207,14 +207,18 @@ def _save_products(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _products_backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
-    # The gradient of products as coefficients of the rows: each squared norm counts its row twice.
-    coefficients = upstream * _own_twice(upstream) if ctx.paired else upstream + upstream.mT
+    coefficients = coefficients_of(upstream, ctx.paired)
     saved = ctx.saved_tensors
     rows, centers = saved[: ctx.layers], saved[ctx.layers :]
     found = gradients(
         list(rows), coefficients, None, list(centers), ctx.axes, ctx.centering, ctx.paired, [], ctx.backend
     )
     return found, ctx.no_means, None, None, None, None, None
+
+
+def coefficients_of(slope: Tensor, paired: bool) -> Tensor:
+    """The gradient of products as coefficients of the rows: each squared norm counts its row twice."""
+    return slope * _own_twice(slope) if paired else slope + slope.mT
 
 
 def _own_twice(products: Tensor) -> Tensor:
