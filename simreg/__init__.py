@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from simreg import functional
 from simreg.batch import PairBatch
+from simreg.cost import CostEstimate
 from simreg.features import FeatureTap
 from simreg.functional import convert_alpha
 from simreg.health import TargetHealth
@@ -13,6 +14,7 @@ from simreg.targets import LabelTarget, MatrixTarget, NeuralTarget, PixelTarget,
 
 __version__ = version("simreg")
 __all__ = [
+    "CostEstimate",
     "FeatureTap",
     "LabelTarget",
     "MatrixTarget",

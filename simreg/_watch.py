@@ -94,6 +94,10 @@ class OptimizerWatch:
         handle = register_optimizer_step_post_hook(self._verdict)
         self._finalizer = weakref.finalize(self, handle.remove)
 
+    def holder(self) -> torch.optim.Optimizer | None:
+        """The optimizer that was seen to step over the logits, if one was and lives."""
+        return None if self._verdict is None else self._verdict.holder()
+
     def stop(self) -> None:
         """Watch no longer."""
         if self._finalizer is not None:
@@ -107,7 +111,11 @@ class _Verdict:
         self._logits = weakref.ref(logits)
         self._model = weakref.ref(model)
         self._steps = 0
+        self._holder: weakref.ref[torch.optim.Optimizer] | None = None
         self.settled = False
+
+    def holder(self) -> torch.optim.Optimizer | None:
+        return None if self._holder is None else self._holder()
 
     def __call__(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if self.settled:
@@ -116,6 +124,7 @@ class _Verdict:
         logits, model = self._logits(), self._model()
         if logits is None or model is None or id(logits) in held:
             self.settled = True
+            self._holder = weakref.ref(optimizer) if logits is not None and id(logits) in held else None
         elif any(id(p) in held for p in model.parameters()):
             self._steps += 1
             if self._steps == 2:  # by then an optimizer of the logits alone would have stepped

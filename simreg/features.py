@@ -15,6 +15,7 @@ from simreg._hooks import inert_copy, remove_hooks
 from simreg.layers import auto_layers, early_layers, layer_modules, match_layers
 
 Select = Callable[[Any], Tensor] | int | str
+HandOn = Callable[[int, Tensor, bool], Tensor]
 
 
 class EarlyExit(BaseException):
@@ -27,15 +28,15 @@ class _Recorder:
     def __init__(self, selects: Sequence[Select | None], names: Sequence[str]) -> None:
         self.armed = False
         self.exit_early = False
-        self.exited_early = False  # the pass that `take` will end was one that exits early
+        self.hand_on: HandOn | None = None
+        self.kind = "full"  # of the pass: passes that exit early, hand on or do neither may differ in what is copied
         self.selects = list(selects)
         self.names = list(names)
         self.passes = 0
         self.features: dict[int, Tensor] = {}
         # In-place operations on a recorded output, such as ReLU(inplace=True) after batch norm, would change it
         # afterwards. The first pass copies every output and watches which originals change; later passes copy those.
-        # Passes that exit early and passes that do not may differ in this.
-        self.clone: dict[bool, list[bool]] = {}
+        self.clone: dict[str, list[bool]] = {}
         self.originals: dict[int, tuple[Tensor, int]] = {}
 
     def begin(self) -> None:
@@ -47,14 +48,17 @@ class _Recorder:
                 "batches that belong together into one."
             )
 
-    def record(self, index: int, output: Any) -> None:
+    def record(self, index: int, output: Any) -> Any:
+        """Keep the features in ``output``; returns what takes its place, or None."""
         if index in self.features:  # a module that runs several times in a pass is read at its first run
-            return
+            return None
         tensor = self._selected(index, output)
         # Versions are unknown to a compiler, which fuses the copy, and to inference tensors.
         versioned = not torch.compiler.is_compiling() and not tensor.is_inference()
-        clone = self.clone.get(self.exit_early) if versioned else None
+        clone = self.clone.get(self.kind) if versioned else None
         copied = clone is None or clone[index]
+        if self.hand_on is not None:
+            return self._handed_on(index, tensor, copied, tensor is output)
         if versioned and not (clone and copied):
             self.originals[index] = (tensor, tensor._version)
         # A view where no copy is needed, so that the graph, and with it the order in which gradients are summed, is
@@ -62,6 +66,15 @@ class _Recorder:
         self.features[index] = tensor.clone() if copied else tensor.view_as(tensor)
         if self.exit_early and len(self.features) == len(self.names):
             raise EarlyExit
+        return None
+
+    def _handed_on(self, index: int, tensor: Tensor, copied: bool, replaces: bool) -> Tensor | None:
+        assert self.hand_on is not None
+        self.features[index] = tensor
+        handed = self.hand_on(index, tensor, copied)
+        if not handed.is_inference():
+            self.originals[index] = (handed, handed._version)
+        return handed if replaces else None
 
     def _selected(self, index: int, output: Any) -> Tensor:
         select = self.selects[index]
@@ -74,15 +87,25 @@ class _Recorder:
             "layer's output to one tensor (N, ...), or the key or index of that tensor in the output."
         )
 
+    def keep(self, kept: Sequence[int]) -> None:
+        """Go on with the layers of these indices."""
+        if self.armed:
+            raise RuntimeError("a pass is being recorded: its layers can change after it has ended.")
+        self.selects = [self.selects[i] for i in kept]
+        self.names = [self.names[i] for i in kept]
+        self.clone = {early: [clone[i] for i in kept] for early, clone in self.clone.items()}
+        self.features = {new: self.features[old] for new, old in enumerate(kept) if old in self.features}
+        self.originals = {new: self.originals[old] for new, old in enumerate(kept) if old in self.originals}
+
     def take(self) -> dict[int, Tensor]:
         """Features of the pass that has ended, by layer index; nothing is kept."""
         features, originals = self.features, self.originals
         self.features, self.originals = {}, {}
         changed = {i for i, (tensor, version) in originals.items() if tensor._version != version}
-        clone = self.clone.get(self.exited_early)
+        clone = self.clone.get(self.kind)
         if clone is None and len(features) == len(self.names) and originals:
-            self.clone[self.exited_early] = [i in changed for i in range(len(self.names))]
-        elif clone is not None and changed:
+            self.clone[self.kind] = [i in changed for i in range(len(self.names))]
+        elif clone is not None and any(not clone[i] for i in changed):
             for i in changed:
                 clone[i] = True
             names = ", ".join(repr(self.names[i]) for i in sorted(changed))
@@ -102,9 +125,8 @@ class _RecordingHook:
         self.index = index
         self.recorder = recorder
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.recorder.armed:
-            self.recorder.record(self.index, output)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return self.recorder.record(self.index, output) if self.recorder.armed else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return inert_copy()
@@ -179,18 +201,24 @@ class FeatureTap:
         model = self.require_model()
         modules = layer_modules(model)
         self.modules = [modules[name] for name in self.layers]
-        handles = [m.register_forward_hook(_RecordingHook(i, self._recorder)) for i, m in enumerate(self.modules)]
+        self._hooks = [_RecordingHook(i, self._recorder) for i in range(len(self.modules))]
+        handles = [m.register_forward_hook(hook) for m, hook in zip(self.modules, self._hooks, strict=True)]
         handles.append(model.register_forward_pre_hook(_PassHook(self._recorder)))
+        self._handles = handles
         self._finalizer = weakref.finalize(self, remove_hooks, handles)
 
     @contextlib.contextmanager
-    def record(self) -> Iterator[None]:
+    def record(self, hand_on: HandOn | None = None) -> Iterator[None]:
         """Record the one forward pass that runs inside the block; `take` then gives the features.
+
+        Args:
+            hand_on: Called with the index of a layer, its features and whether the next layers may overwrite them;
+                gives the tensor that takes their place in the model.
 
         Raises:
             RuntimeError: If the tap is closed or is recording already, or the model runs twice.
         """
-        self._arm(exit_early=False)
+        self._arm(exit_early=False, hand_on=hand_on)
         try:
             yield
         except BaseException:
@@ -239,6 +267,36 @@ class FeatureTap:
             self._disarm()
         return self.take()
 
+    def keep(self, layers: Sequence[str]) -> None:
+        """Tap only these of the present layers from now on, in this order; the hooks of the others are removed.
+
+        The hooks that stay are the same ones, which a compiled model needs.
+
+        Args:
+            layers: Names among `layers`, each once.
+
+        Raises:
+            ValueError: If a name is not among them, comes twice, or there is none.
+            RuntimeError: If the tap is closed, or a pass is being recorded.
+        """
+        self.require_model()
+        layers = list(layers)
+        if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(self.layers):
+            raise ValueError(f"layers must be some of {self.layers!r}, each once, got {layers!r}.")
+        kept = [self.layers.index(name) for name in layers]
+        self._recorder.keep(kept)
+        self.layers = layers
+        if isinstance(self._select, Mapping):
+            self._select = {name: select for name, select in self._select.items() if name in layers}
+        if self._finalizer is None:  # a copy that has not run yet
+            return
+        remove_hooks(handle for i, handle in enumerate(self._handles[:-1]) if i not in kept)
+        self._handles[:] = [self._handles[i] for i in (*kept, -1)]  # in place: the finalizer holds this list
+        self.modules = [self.modules[i] for i in kept]
+        self._hooks = [self._hooks[i] for i in kept]
+        for index, hook in enumerate(self._hooks):
+            hook.index = index
+
     def close(self) -> None:
         """Remove the hooks and let go of the model; closing twice is fine."""
         if self._finalizer is not None:
@@ -268,7 +326,7 @@ class FeatureTap:
             raise RuntimeError("the tap is closed: its hooks are removed. Create a new one.")
         return self.model
 
-    def _arm(self, *, exit_early: bool) -> None:
+    def _arm(self, *, exit_early: bool, hand_on: HandOn | None = None) -> None:
         self.require_model()
         if self._finalizer is None:
             self._attach()
@@ -277,13 +335,15 @@ class FeatureTap:
         self._recorder.features.clear()
         self._recorder.originals.clear()
         self._recorder.exit_early = exit_early
+        self._recorder.hand_on = hand_on
+        self._recorder.kind = "early" if exit_early else "full" if hand_on is None else "handed on"
         self._recorder.passes = 0
         self._recorder.armed = True
 
     def _disarm(self) -> None:
         self._recorder.armed = False
-        self._recorder.exited_early = self._recorder.exit_early
         self._recorder.exit_early = False
+        self._recorder.hand_on = None
 
     def _missing_message(self, missing: Sequence[str]) -> str:
         names = ", ".join(map(repr, missing))

@@ -23,6 +23,7 @@ from simreg._checks import (
     readable,
 )
 from simreg._outputs import like, rows_of
+from simreg._pruning import check_optimizer, layers_to_keep, layers_to_load, note_layers, shrink, shrink_state
 from simreg._watch import ExtremeTargetWatch, OptimizerWatch, ZeroGradientWatch
 from simreg.batch import PairBatch
 from simreg.batchnorm import (
@@ -33,6 +34,7 @@ from simreg.batchnorm import (
     batch_norm_policy,
 )
 from simreg.centering import ChannelMeans
+from simreg.cost import CostEstimate, Mode, estimate
 from simreg.features import FeatureTap, Select, is_compiled, is_distributed
 from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
 from simreg.kernels import BACKENDS, Backend
@@ -84,6 +86,10 @@ class SimilarityRegularizer(nn.Module):
             compiled or distributed.
         backend: Of the similarity: ``"auto"`` takes the fastest that can run, see `simreg.kernels`; one that is
             named and cannot run raises.
+        attach: Take the similarity while the model runs under `observe`, and let one pass write the gradient of
+            both, task and penalty: no extra memory for the penalty's. Tapped modules then return a view of their
+            output (a copy where the next layer overwrites it), and ``penalty`` takes no other pairs than ``pairing``
+            says.
         select: For layers whose output is not a tensor, see `FeatureTap`.
 
     Raises:
@@ -124,6 +130,7 @@ class SimilarityRegularizer(nn.Module):
         batch_norm: BatchNormPolicy = "update",
         early_exit: bool | Literal["auto"] = "auto",
         backend: Backend = "auto",
+        attach: bool = False,
         select: Select | Mapping[str, Select] | None = None,
     ) -> None:
         super().__init__()
@@ -149,9 +156,13 @@ class SimilarityRegularizer(nn.Module):
         self.batch_norm = batch_norm
         self.early_exit = early_exit
         self.backend = backend
+        self.attach = attach
+        if attach and backend == "reference":
+            raise ValueError('attach=True needs the fused kernels: use backend="auto".')
         self._tap = FeatureTap(model, layers, select=select)
         self._own_state(model, layer_weights)
         self._observed: dict[str, Tensor] | None = None
+        self._handed_on: dict[str, tuple[Tensor, Tensor]] = {}  # products and center of the layers
         self._last: dict[str, Tensor] | None = None
         self._calls = 0
         self._extreme_targets = ExtremeTargetWatch()
@@ -210,6 +221,50 @@ class SimilarityRegularizer(nn.Module):
             "layer_weights": self.layer_weights,
         }
 
+    def prune_layers(self, min_weight: float, *, optimizer: torch.optim.Optimizer | None = None) -> list[str]:
+        r"""Drop the layers whose weight is below ``min_weight``; at least the heaviest stays.
+
+        Where the learned weights have collapsed on shallow layers, the regularization pass then ends earlier. The
+        layers that stay keep their logits :math:`a` and running means, and the loss is that of a regularizer made with
+        them alone: :math:`\gamma_l = e^{a_l} / \sum_{m\ \text{kept}} e^{a_m}`. `layer_logits` stays the same parameter,
+        with fewer entries. Fixed weights are renormalised alike.
+
+        Call it between ``optimizer.step()`` and the next forward pass: a loss computed before can no longer be
+        differentiated. A pass that `observe` has recorded goes on with the layers that stay. In distributed training
+        call it in every process, with equal logits, and not where the logits are part of a wrapped model. The state
+        dict names the layers, so that it also loads into a regularizer with all layers, which then drops the same.
+
+        Args:
+            min_weight: Bound on the softmax weights, in (0, 1).
+            optimizer: The one that holds the layer logits. What it keeps for them in their shape, such as momentum
+                or Adam's averages, is cut alike. By default the one that was seen to step over them, so pass it
+                where none has stepped since the regularizer was made or loaded. LBFGS is not supported.
+
+        Returns:
+            Names of the layers dropped.
+
+        Raises:
+            ValueError: If ``min_weight`` is outside (0, 1), or ``optimizer`` does not hold learned logits.
+            TypeError: If an argument has the wrong type.
+            RuntimeError: If the regularizer is closed, or inside `observe`.
+
+        Example:
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+            >>> reg = SimilarityRegularizer(model, layers=["0", "1", "2"])
+            >>> reg.layer_logits.data = torch.tensor([4.0, 4.0, 0.0])
+            >>> reg.prune_layers(0.05)
+            ['2']
+            >>> reg.layer_weights
+            {'0': 0.5, '1': 0.5}
+        """
+        self._tap.require_model()
+        check_optimizer(optimizer, self.layer_logits)
+        kept = layers_to_keep(list(self.layer_weights.values()), min_weight)
+        dropped = [name for i, name in enumerate(self.layers) if i not in kept]
+        if dropped:
+            self._keep([self.layers[i] for i in kept], optimizer)
+        return dropped
+
     def parameter_group(self) -> dict[str, Any]:
         """The layer logits as an optimizer group without weight decay."""
         return {"params": [self.layer_logits], "weight_decay": 0.0}
@@ -233,6 +288,7 @@ class SimilarityRegularizer(nn.Module):
             RuntimeError: If the regularizer is closed.
         """
         self._observed = None
+        self._handed_on = {}
         if self.alpha == 0:
             return self._nothing()
         given = batch.pairs if isinstance(batch, PairBatch) else pairs
@@ -250,12 +306,39 @@ class SimilarityRegularizer(nn.Module):
             RuntimeError: If the model runs twice inside the block, or the regularizer is closed.
         """
         self._observed = None
+        self._handed_on = {}
         if self.alpha == 0:
             yield
             return
-        with self._tap.record():
+        self._handed_on = {}
+        attached = self.attach and not torch.compiler.is_compiling()  # compilers fuse by themselves
+        with self._tap.record(self._attached if attached else None):
             yield
         self._observed = self._tap.take()
+
+    def _attached(self, index: int, features: Tensor, copied: bool) -> Tensor:
+        """Take the similarity of layer ``index`` during the pass; gives the features that the next layers get."""
+        n = features.shape[0]
+        if n < 2 or (self.pairing == "pairs" and n % 2):
+            return features  # `penalty` says what is wrong
+        self._check_features(index, features, n)
+        dim = channel_dim(self._tap.modules[index], features.shape)
+        means = self.channel_means
+        mean = means.mean(index, features, dim) if self.centering == "channel" else None
+        paired = self.pairing == "pairs"
+        name = kernels.choose(self.backend, [features], paired)
+        handed, products, center = kernels.attach(
+            features,
+            dim,
+            mean,
+            paired=paired,
+            centering=self.centering,
+            momentum=means.momentum,
+            backend=name,
+            copy=copied,
+        )
+        self._handed_on[self.layers[index]] = (products, center)
+        return handed
 
     def penalty(self, images_or_targets: Tensor, pairs: Tensor | None = None) -> Tensor:
         """``alpha * L_sim`` of the pass recorded by `observe`; its features are let go.
@@ -312,6 +395,7 @@ class SimilarityRegularizer(nn.Module):
                 'use batch_norm="update", or call reg(batch) for a pass of its own.'
             )
         self._observed = None
+        self._handed_on = {}
         if self.alpha == 0:
             return self._tap.require_model()(x), self._nothing()
         images, targets, pairs = self._inputs(batch, None, None)
@@ -325,16 +409,100 @@ class SimilarityRegularizer(nn.Module):
         features = {name: f[x.shape[0] :] for name, f in self._tap.take().items()}
         return rows_of(output, x.shape[0]), self._penalty(features, targets, pairs, images.shape[0])
 
+    def cost(
+        self, batch_size: int, pairs: int | None = None, *, example: Tensor, mode: Mode = "separate"
+    ) -> CostEstimate:
+        """What a regularized step costs: FLOPs, expected time, memory; nothing is trained or changed.
+
+        Counted are the FLOPs of convolutions, matrix products and attention in forward passes of two images, in the
+        model's present mode (best that of training), scaled to the batch. Backward counts twice forward, whatever is
+        frozen. The regularization pass ends after the last tapped layer where `early_exit` says so. Not counted:
+        elementwise operations, optimizer, data loading, targets. The expected time is the ratio of FLOPs: it is too
+        low where the tapped layers are shallow and large, since these take more time per FLOP. It holds for images
+        that all differ: with ``pool.batches(distinct=True)`` there are fewer.
+
+        ``extra_memory`` is what autograd keeps of the regularization images for backward (layers' inputs and outputs,
+        the images too), features that only the similarity keeps, and the similarity's own gradient, once the tapped
+        features (none of its own under `observe` with ``attach=True``). ``"joint"`` pads that gradient to the task
+        images and copies these. Not counted: gradients of the model on their way through it, targets, small tensors.
+        Call it inside ``torch.autocast`` if training uses that.
+
+        Args:
+            batch_size: B, task images of a step.
+            pairs: k, pairs of a step. With pairing ``"pairs"`` that is 2k images, with ``"all"`` the fewest n with
+                n (n - 1) / 2 >= k. With ``"observe"`` by default those that ``pairing`` makes of the batch.
+            example: Images as the model takes them, (N, C, H, W), N >= 1, of which the first two are used (one is
+                repeated). Task and regularization images are taken to have this size.
+            mode: ``"separate"`` for ``reg(batch)``, ``"observe"`` for the task batch itself, ``"joint"``.
+
+        Returns:
+            The estimate; ``print`` it for a summary.
+
+        Raises:
+            ValueError: If an argument is out of range, or the model is wrapped by FSDP (estimate before that).
+            TypeError: If an argument has the wrong type.
+            RuntimeError: If the regularizer is closed, or inside `observe`.
+
+        Example:
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
+            >>> reg = SimilarityRegularizer(model, layers=["1"])
+            >>> print(reg.cost(64, 16, example=torch.zeros(1, 1, 32, 32)))
+            separate: 64 images and 16 pairs a step, 32 more images up to the last tapped layer
+            FLOP a step: plain 99.1 M, regularized 106 M (similarity 1.04 M): 1.07 times the plain step
+            memory: 1.05 MB more; the similarity reads and writes 1.38 MB
+            features of an image: 1 4x30x30 (14.4 kB)
+        """
+        exits = self._exits_early(self._tap.require_model())
+        images = self._to_model(check_images("example", example).to(self._device()))
+        return estimate(
+            self._tap,
+            images,
+            batch_size,
+            pairs,
+            mode=mode,
+            pairing=self.pairing,
+            early_exit=exits,
+            attached=self.attach and mode == "observe",
+        )
+
+    def _keep(self, layers: list[str], optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Go on with these layers."""
+        size, kept = len(self.layers), [self.layers.index(name) for name in layers]
+        self._tap.keep(layers)
+        shrink(self.layer_logits, kept)
+        for holder in (optimizer, self._optimizers.holder()):
+            if holder is not None:
+                shrink_state(holder, self.layer_logits, size, kept)
+        self.channel_means.keep(kept)
+        if self._observed is not None:
+            self._observed = {name: self._observed[name] for name in layers}
+        self._handed_on = {name: found for name, found in self._handed_on.items() if name in layers}
+        if self._last is not None:
+            self._last["layers"] = self._last["layers"][kept]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        note_layers(destination, prefix, self.layers)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
+    ) -> None:
+        saved = state_dict.get(prefix + "layer_logits")
+        if isinstance(saved, Tensor) and saved.shape != self.layer_logits.shape:
+            self._keep(layers_to_load(saved, local_metadata, self.layers))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def close(self) -> None:
         """Remove all hooks and let go of the model; closing twice is fine."""
         self._tap.close()
         self._optimizers.stop()
         self._guard.close()
         self._observed = None
+        self._handed_on = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Features and diagnostics of a pass hang on its graph and do not travel with copies.
-        return {**self.__dict__, "_observed": None, "_last": None}
+        return {**self.__dict__, "_observed": None, "_handed_on": {}, "_last": None}
 
     def __enter__(self) -> SimilarityRegularizer:
         return self
@@ -452,7 +620,11 @@ class SimilarityRegularizer(nn.Module):
             return self._nothing()
         for index, feature in enumerate(features.values()):
             self._check_features(index, feature, n)
-        found = self._compared(list(features.values()), targets, pairs, n)
+        watched = {name: products for name, (products, _) in self._handed_on.items()} or features
+        if self._handed_on:
+            found = self._compared_in_passing(features, targets, pairs, n)
+        else:
+            found = self._compared(list(features.values()), targets, pairs, n)
         self._last = {
             "loss": found.loss.detach(),
             "similarity": found.similarity.detach(),
@@ -460,7 +632,7 @@ class SimilarityRegularizer(nn.Module):
             "layers": found.layers.detach(),
         }
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._watch(features, found.loss)
+            self._watch(watched, found.loss)
         return self.alpha * found.loss
 
     def _compared(self, features: Sequence[Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> kernels.Penalty:
@@ -490,6 +662,33 @@ class SimilarityRegularizer(nn.Module):
         )
         for index, mean in enumerate(found.means):
             means.store(index, mean)
+        return found
+
+    def _compared_in_passing(
+        self, features: Mapping[str, Tensor], targets: Tensor, pairs: Tensor | None, n: int
+    ) -> kernels.Penalty:
+        """As `_compared`, of the products that `_attached` took."""
+        handed, self._handed_on = self._handed_on, {}
+        if self.pairing == "pairs" and pairs is not None:
+            raise ValueError('pairs: attach=True compares the pairs of pairing="pairs" during the pass; use "all".')
+        if self.pairing == "all":
+            pairs = self._pairs_of(n, pairs)
+        products = torch.cat([handed[name][0] for name in features])
+        dtype = next(iter(features.values())).dtype
+        found = kernels.penalty_of_products(
+            products,
+            self.layer_logits,
+            targets,
+            pairs,
+            dtype=dtype,
+            convention=self.convention,
+            transform=self.transform,
+            target_clamp=self.target_clamp,
+            eps=_NORM_FLOOR,
+        )
+        if self.centering == "channel":
+            for index, name in enumerate(features):
+                self.channel_means.store(index, handed[name][1])
         return found
 
     def _reference(self, features: Sequence[Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> kernels.Penalty:

@@ -68,6 +68,8 @@ ALLOWED = {
     "kernels": {"_checks", "kernels"},
     "layers": {"_checks"},
     "features": {"_checks", "_hooks", "layers"},
+    "cost": {"_checks", "features"},
+    "_pruning": {"_checks"},
     "functional": {"_checks", "kernels"},
     "targets": {"_checks", "kernels", "functional", "targets"},
     "batch": {"_checks", "targets"},

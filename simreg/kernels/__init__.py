@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice
-from simreg.kernels import closed_form, compiled, ops, reference
-from simreg.kernels.attach import Attach
+from simreg.kernels import closed_form, compiled, functions, ops, reference
 from simreg.kernels.closed_form import bounded
 from simreg.kernels.layout import as_rows
 from simreg.kernels.one_pass import work_dtype
@@ -36,11 +35,11 @@ _DENSE = 64  # a matrix of up to 64 entries for each wanted pair costs less than
 
 __all__ = [
     "BACKENDS",
-    "Attach",
     "Backend",
     "Penalty",
     "as_float",
     "as_rows",
+    "attach",
     "bounded",
     "choose",
     "paired_cosine",
@@ -150,27 +149,64 @@ def similarity_penalty(
         eps: Floor on norms.
         backend: From `choose`, not ``"reference"``.
     """
-    views = [as_rows(f, d) for f, d in zip(features, channel_dims, strict=True)]
-    rows, axes = [v[0] for v in views], [v[1] for v in views]
-    loss, mixed, layers, _, _, new = ops.penalty(
-        rows,
-        list(means) if centering == "channel" else [],
-        axes,
-        logits,
-        targets,
-        pairs,
-        centering,
-        paired,
-        momentum,
-        eps,
-        closed_form.rounding(rows[0].dtype),
-        convention,
-        transform,
-        1.0 if target_clamp is None else target_clamp,
-        backend,
-    )
-    dtype = work_dtype(rows[0])
-    return Penalty(loss.to(dtype), mixed, layers, [m.detach() for m in new] if centering == "channel" else [])
+    means = list(means) if centering == "channel" else []
+    options = _options(features[0].dtype, eps, convention, transform, target_clamp)
+    if torch.compiler.is_compiling():
+        loss, mixed, layers, _, _, new = ops.penalty(
+            list(features),
+            means,
+            list(channel_dims),
+            logits,
+            targets,
+            pairs,
+            centering,
+            paired,
+            momentum,
+            *options,
+            backend,
+        )
+    else:
+        settings = functions.Settings(channel_dims, centering, paired, backend)
+        loss, mixed, layers, *new = functions.Penalty.apply(
+            settings, means, momentum, options, logits, targets, pairs, *features
+        )
+    return Penalty(loss.to(work_dtype(features[0])), mixed, layers, new if centering == "channel" else [])
+
+
+def _options(
+    dtype: torch.dtype, eps: float, convention: str, transform: str, target_clamp: float | None
+) -> tuple[float, float, str, str, float]:
+    """The arguments that the loss of products takes, in the order of `ops.compute_loss`."""
+    clamp = 1.0 if target_clamp is None else target_clamp
+    return eps, closed_form.rounding(dtype), convention, transform, clamp
+
+
+def attach(
+    features: Tensor,
+    channel_dim: int,
+    mean: Tensor | None,
+    *,
+    paired: bool,
+    centering: str,
+    momentum: float,
+    backend: str,
+    copy: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features handed on, their products for `penalty_of_products`, and their new channel mean.
+
+    Args:
+        features: Shape (N, ...).
+        channel_dim: Dimension of the channels.
+        mean: Shape (C,), for centring by ``"channel"``; else None.
+        paired: As for `similarity_penalty`.
+        centering: As for `similarity_penalty`.
+        momentum: As for `similarity_penalty`.
+        backend: As for `similarity_penalty`.
+        copy: Whether what comes after overwrites the features.
+    """
+    settings = functions.Settings([channel_dim], centering, paired, backend)
+    handed, products, center = functions.Attach.apply(settings, mean, momentum, copy, features)
+    return handed, products, center
 
 
 def penalty_of_products(
@@ -185,9 +221,9 @@ def penalty_of_products(
     target_clamp: float | None,
     eps: float,
 ) -> Penalty:
-    """L_sim of products that `Attach` gave, (L, 3, k) with ``pairs`` None or (L, N, N), for features of ``dtype``."""
-    slack, clamp = closed_form.rounding(dtype), 1.0 if target_clamp is None else target_clamp
-    loss, mixed, layers, _, _ = ops.loss(products, logits, targets, pairs, eps, slack, convention, transform, clamp)
+    """L_sim of products that `attach` gave, (L, 3, k) with ``pairs`` None or (L, N, N), for features of ``dtype``."""
+    options = _options(dtype, eps, convention, transform, target_clamp)
+    loss, mixed, layers = functions.Loss.apply(options, products, logits, targets, pairs)
     return Penalty(loss.to(torch.float64 if dtype == torch.float64 else torch.float32), mixed, layers, [])
 
 
@@ -218,6 +254,9 @@ def paired_cosine(
 def _products(features: Tensor, centering: str, paired: bool, backend: str) -> Tensor:
     if centering == "channel":  # the mean of these very features, with its gradient: not what the kernels do
         features, centering = reference.centred(features, centering), "none"
-    rows, axis = as_rows(features.flatten(1))
-    products: Tensor = ops.products([rows], [], [axis], centering, paired, 0.0, backend)[0]
+    products: Tensor
+    if torch.compiler.is_compiling():
+        products, _ = ops.products([features], [], [1], centering, paired, 0.0, backend)
+    else:
+        products = functions.Products.apply(functions.Settings([1], centering, paired, backend), features)
     return products

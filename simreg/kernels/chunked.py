@@ -7,31 +7,33 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from simreg.kernels.closed_form import wide
 from simreg.kernels.one_pass import work_dtype
 
 _CACHE = 2**18  # values of a chunk on CPU, 1 MB: smaller ones spend their time in calls
 _LARGE = 2**25  # elsewhere only the launches count
 
 
-def sums(rows: Tensor, shift: Tensor | None, column_mean: bool, paired: bool, sum_dim: int) -> tuple[Tensor, Tensor]:
+def accumulate(
+    rows: Tensor,
+    shift: Tensor | None,
+    column_mean: bool,
+    products: Tensor,
+    sums: Tensor | None,
+    sum_dims: tuple[int, ...],
+) -> None:
     """See `one_pass.Engine`."""
-    n, outer, inner = rows.shape
-    exact = wide(rows)
-    total = rows.new_zeros((n // 2, 2, 2) if paired else (n, n), dtype=exact)
-    row_sums = rows.new_zeros((n, (0, inner, outer)[sum_dim]), dtype=exact)
     shifted = _Shifted(rows, shift, column_mean)
     for o, i in _chunks(rows):
         part = shifted.chunk(o, i)
         flat = part.flatten(1)
-        if paired:
+        if products.ndim == 3:
             pair = _halves(flat)
-            total += torch.bmm(pair, pair.mT)
+            products += torch.bmm(pair, pair.mT)
         else:
-            total += flat @ flat.T
-        if sum_dim:
-            row_sums[:, o if sum_dim == 2 else i] += part.sum(dim=sum_dim)
-    return total, row_sums
+            products += flat @ flat.T
+        if sums is not None:
+            target = sums if sums.ndim == 1 else sums[:, o if sum_dims == (2,) else i]
+            target += part.sum(dim=sum_dims)
 
 
 def gradient(rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Tensor, add: Tensor | None) -> Tensor:

@@ -30,12 +30,21 @@ def unavailable() -> str | None:
     return None
 
 
-def sums(rows: Tensor, shift: Tensor | None, column_mean: bool, paired: bool, sum_dim: int) -> tuple[Tensor, Tensor]:
+def accumulate(
+    rows: Tensor,
+    shift: Tensor | None,
+    column_mean: bool,
+    products: Tensor,
+    sums: Tensor | None,
+    sum_dims: tuple[int, ...],
+) -> None:
     """See `one_pass.Engine`; pairs only."""
-    assert paired
-    run = _compiled(_sums, _kind(rows, shift, None), column_mean, sum_dim)
-    found: tuple[Tensor, Tensor] = run(rows, shift, column_mean, sum_dim)
-    return found
+    assert products.ndim == 3
+    run = _compiled(_sums, _kind(rows, shift, None), column_mean, sum_dims)
+    found, found_sums = run(rows, shift, column_mean, sum_dims)
+    products.copy_(found)
+    if sums is not None:
+        sums.copy_(found_sums)
 
 
 def gradient(rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Tensor, add: Tensor | None) -> Tensor:
@@ -67,16 +76,21 @@ def _shifted(rows: Tensor, shift: Tensor | None, column_mean: bool) -> Tensor:
     return rows - shift if shift is not None else rows
 
 
-def _sums(rows: Tensor, shift: Tensor | None, column_mean: bool, sum_dim: int) -> tuple[Tensor, Tensor]:
+def _sums(
+    rows: Tensor, shift: Tensor | None, column_mean: bool, sum_dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor | None]:
     values = _shifted(rows if rows.dtype == torch.float64 else rows.float(), shift, column_mean)
     first, second = values.chunk(2)
     # All sums run over one dimension first: one loop, and short sums, which lose less to rounding.
-    dim = sum_dim or 2
+    dim = 1 if sum_dims == (1,) else 2
     cross, own_first, own_second = (
         (a * b).sum(dim=dim).sum(dim=1) for a, b in ((first, second), (first, first), (second, second))
     )
     products = torch.stack([own_first, cross, cross, own_second], dim=1).view(-1, 2, 2)
-    return products, values.sum(dim=sum_dim) if sum_dim else products.new_empty(0)
+    if not sum_dims:
+        return products, None
+    sums = values.sum(dim=dim)
+    return products, sums.sum(dim=1) if sum_dims == (1, 2) else sums
 
 
 def _gradient(rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Tensor, add: Tensor | None) -> Tensor:

@@ -9,7 +9,8 @@ Shapes as in `layout`: N images, O x I units.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -24,10 +25,16 @@ _PILOT = 256  # values of a row that its shift is estimated from
 class Engine(Protocol):
     """Loops over the features of one layer, shape (N, O, I), minus what broadcasts to it or the column mean."""
 
-    def sums(
-        self, rows: Tensor, shift: Tensor | None, column_mean: bool, paired: bool, sum_dim: int
-    ) -> tuple[Tensor, Tensor]:
-        """Products (k, 2, 2) of each pair or (N, N) of all rows, and sums of the rows over ``sum_dim`` (0: none)."""
+    def accumulate(
+        self,
+        rows: Tensor,
+        shift: Tensor | None,
+        column_mean: bool,
+        products: Tensor,
+        sums: Tensor | None,
+        sum_dims: tuple[int, ...],
+    ) -> None:
+        """Add products to zeros (k, 2, 2) for pairs or (N, N), and sums over ``sum_dims`` to zeros (N, ...)."""
         ...
 
     def gradient(
@@ -60,21 +67,20 @@ def products(
     Returns:
         Products, and per layer the new mean (C,), the rows' means (N,), or nothing (0,).
     """
-    results, centers = [], []
-    for index, layer in enumerate(rows):
-        with _full_precision(layer):
-            if centering == "channel":
-                result, center = _channel_products(engine, layer, means[index], axes[index], paired, momentum)
-            elif centering == "image":
-                result, center = _image_products(engine, layer, paired)
-            else:
-                result, _ = engine.sums(layer, None, centering == "batch", paired, 0)
-                center = layer.new_empty(0)
-            if paired:
-                result = torch.stack([result[:, 0, 1], result[:, 0, 0], result[:, 1, 1]])
-        results.append(result)
-        centers.append(center)
-    return torch.stack(results), centers
+    n, exact = rows[0].shape[0], wide(rows[0])
+    total = rows[0].new_zeros((len(rows), n // 2, 2, 2) if paired else (len(rows), n, n), dtype=exact)
+    with _full_precision(rows[0]):
+        if centering == "channel":
+            total, centers = _channel_products(engine, rows, means, axes, momentum, total)
+        elif centering == "image":
+            total, centers = _image_products(engine, rows, total)
+        else:
+            centers = [layer.new_empty(0) for layer in rows]
+            for index, layer in enumerate(rows):
+                engine.accumulate(layer, None, centering == "batch", total[index], None, ())
+        if paired:
+            total = torch.stack([total[:, :, 0, 1], total[:, :, 0, 0], total[:, :, 1, 1]], dim=1)
+    return total, centers
 
 
 def gradients(
@@ -101,21 +107,21 @@ def gradients(
         paired: As for `products`.
         add: Per layer the gradient that the rest of the network sends.
     """
-    if scale is not None:
-        coefficients = coefficients * scale.to(coefficients.dtype)
-    if paired:
-        cross, first, second = coefficients.unbind(1)  # (L, k) each
-        coefficients = torch.stack([first, cross, cross, second], dim=2).view(*first.shape, 2, 2)
-    elif centering == "batch":  # the projection that removes the column mean, on the small side
-        coefficients = coefficients - coefficients.mean(dim=1, keepdim=True)
-    found = []
-    for index, layer in enumerate(rows):
-        with _full_precision(layer):
+    with _full_precision(rows[0]):
+        if scale is not None:
+            coefficients = coefficients * scale
+        if paired:
+            cross, first, second = coefficients.unbind(1)  # (L, k) each
+            coefficients = torch.stack([first, cross, cross, second], dim=2).view(*first.shape, 2, 2)
+        elif centering == "batch":  # the projection that removes the column mean, on the small side
+            coefficients = coefficients - coefficients.mean(dim=1, keepdim=True)
+        found = []
+        for index, layer in enumerate(rows):
             shift = _spread(centers[index], layer, axes[index], centering)
             factors = coefficients[index].to(work_dtype(layer))
             extra = None if add is None else add[index]
             found.append(engine.gradient(layer, shift, centering == "batch", factors, extra))
-    return found
+        return found
 
 
 def work_dtype(rows: Tensor) -> torch.dtype:
@@ -147,30 +153,60 @@ def _spread(center: Tensor, rows: Tensor, axis: int, centering: str) -> Tensor |
 
 
 def _channel_products(
-    engine: Engine, rows: Tensor, old: Tensor, axis: int, paired: bool, momentum: float
-) -> tuple[Tensor, Tensor]:
+    engine: Engine,
+    rows: Sequence[Tensor],
+    means: Sequence[Tensor],
+    axes: Sequence[int],
+    momentum: float,
+    total: Tensor,
+) -> tuple[Tensor, list[Tensor]]:
     """Products of rows minus the updated mean, from those of rows minus the old one.
 
     With step d = new - old and s_i the channel sums of shifted rows,
     <x_i - new, x_j - new> = <x_i - old, x_j - old> - s_i d - s_j d + positions |d|^2.
     """
-    exact, positions = wide(rows), rows.shape[3 - axis]
-    total, sums = engine.sums(rows, _spread(old, rows, axis, "channel"), False, paired, 3 - axis)
-    sums = sums.to(exact)  # (N, C)
-    new = (old.to(exact) + momentum * sums.mean(dim=0) / positions).to(work_dtype(rows))
-    step = new.to(exact) - old.to(work_dtype(rows)).to(exact)
-    along = sums @ step  # (N,)
-    return total.to(exact) - _matched(along, torch.add, paired) + positions * (step @ step), new
+    sizes = tuple(layer.shape[axis] for layer, axis in zip(rows, axes, strict=True))
+    sums = total.new_zeros(rows[0].shape[0], sum(sizes))  # all layers side by side
+    for index, (layer, part) in enumerate(zip(rows, torch.split(sums, list(sizes), dim=1), strict=True)):
+        shift = _spread(means[index], layer, axes[index], "channel")
+        engine.accumulate(layer, shift, False, total[index], part, (3 - axes[index],))
+    positions = tuple(layer.shape[3 - axis] for layer, axis in zip(rows, axes, strict=True))
+    per_channel, per_layer, member = _channels(sizes, positions, total.dtype, total.device)
+    old = torch.cat([*means])
+    new = (old.to(total.dtype) + momentum * sums.mean(dim=0) / per_channel).to(work_dtype(rows[0]))
+    step = new.to(total.dtype) - old.to(work_dtype(rows[0])).to(total.dtype)  # (all C,)
+    along = ((sums * step) @ member).T  # (L, N)
+    constant = per_layer * ((step * step) @ member)  # (L,)
+    total = total - _matched(along, torch.add, total) + constant.view(-1, *[1] * (total.ndim - 1))
+    return total, [mean.clone() for mean in torch.split(new, list(sizes))]
 
 
-def _image_products(engine: Engine, rows: Tensor, paired: bool) -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=64)
+def _channels(
+    sizes: tuple[int, ...], positions: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions by channel (all C,) and by layer (L,), and which layer a channel belongs to, (all C, L)."""
+    per_layer = torch.tensor(positions, dtype=dtype)
+    layer = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    member = torch.nn.functional.one_hot(layer, len(sizes)).to(dtype)
+    return per_layer[layer].to(device), per_layer.to(device), member.to(device)
+
+
+def _image_products(engine: Engine, rows: Sequence[Tensor], total: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Products of rows minus their mean, from those of rows minus a pilot: ``<x_i, x_j> - s_i s_j / D``."""
-    exact, units = wide(rows), rows.shape[1] * rows.shape[2]
-    pilot = _pilot(rows)
-    total, sums = engine.sums(rows, pilot.view(-1, 1, 1), False, paired, 2)
-    own = sums.to(exact).sum(dim=1)  # (N,)
-    center = (pilot.to(exact) + own / units).to(pilot.dtype)
-    return total.to(exact) - _matched(own, torch.mul, paired) / units, center
+    pilots = [_pilot(layer) for layer in rows]
+    sums = total.new_zeros(len(rows), rows[0].shape[0])
+    for index, layer in enumerate(rows):
+        engine.accumulate(layer, pilots[index].view(-1, 1, 1), False, total[index], sums[index], (1, 2))
+    units = _units(tuple(layer.shape[1] * layer.shape[2] for layer in rows), total.dtype, total.device)
+    centers = torch.stack(pilots).to(total.dtype) + sums / units.unsqueeze(1)
+    total = total - _matched(sums, torch.mul, total) / units.view(-1, *[1] * (total.ndim - 1))
+    return total, [center.to(work_dtype(layer)) for center, layer in zip(centers, rows, strict=True)]
+
+
+@functools.lru_cache(maxsize=64)
+def _units(units: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(units, dtype=dtype).to(device)
 
 
 def _pilot(rows: Tensor) -> Tensor:
@@ -179,9 +215,7 @@ def _pilot(rows: Tensor) -> Tensor:
     return flat[:, :: max(1, flat.shape[1] // _PILOT)].mean(dim=1, dtype=work_dtype(rows))
 
 
-def _matched(values: Tensor, combine: object, paired: bool) -> Tensor:
-    """``combine(v_i, v_j)`` for the pairs, (k, 2, 2), or all rows, (N, N)."""
-    assert callable(combine)
-    sides = values.view(2, -1).T if paired else values  # (k, 2) or (N,)
-    result: Tensor = combine(sides.unsqueeze(-2), sides.unsqueeze(-1))
-    return result
+def _matched(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor], total: Tensor) -> Tensor:
+    """``combine(v_i, v_j)`` of ``values`` (L, N) in the shape of ``total``, (L, k, 2, 2) or (L, N, N)."""
+    sides = values.view(len(values), 2, -1).mT if total.ndim == 4 else values  # (L, k, 2) or (L, N)
+    return combine(sides.unsqueeze(-2), sides.unsqueeze(-1))

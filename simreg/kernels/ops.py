@@ -1,7 +1,8 @@
 """The kernels as ``torch.library`` operators: opaque to tracing, with fake and autograd rules.
 
-Each takes the name of a backend that can run on its tensors, see `simreg.kernels.choose`. Features come as rows
-(N, O, I), see `layout`; products and coefficients are explained in `closed_form`.
+Each takes the name of a backend that can run on its tensors, see `simreg.kernels.choose`. Features come as (N, ...)
+with the dimension of their channels; products and coefficients are explained in `closed_form`. Outside of a trace,
+`functions` does the same without the cost of the operators' bookkeeping.
 """
 
 from __future__ import annotations
@@ -14,72 +15,51 @@ from torch import Tensor
 
 from simreg.kernels import chunked, closed_form, compiled, one_pass
 from simreg.kernels.closed_form import wide
+from simreg.kernels.layout import as_rows, from_rows, to_rows
+
+Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def _engine(backend: str) -> one_pass.Engine:
-    return compiled if backend == "compile" else chunked
-
-
-def _triton() -> Any:
-    from simreg.kernels import triton_backend
-
-    return triton_backend
-
-
-@torch.library.custom_op(
-    "simreg::products",
-    mutates_args=(),
-    schema="(Tensor[] rows, Tensor[] means, int[] axes, str centering, bool paired, float momentum, str backend) "
-    "-> (Tensor, Tensor[])",
-)
-def products(
-    rows: Sequence[Tensor],
+def compute_products(
+    features: Sequence[Tensor],
     means: Sequence[Tensor],
-    axes: Sequence[int],
+    dims: Sequence[int],
     centering: str,
     paired: bool,
     momentum: float,
     backend: str,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Products of centred rows and what was subtracted; see `one_pass.products`."""
+    """Products of centred features and what was subtracted; see `one_pass.products`."""
+    rows, axes = _rows(features, dims)
     if backend == "triton":
         result: tuple[Tensor, list[Tensor]] = _triton().products(rows, means, axes, centering, paired, momentum)
         return result
     return one_pass.products(_engine(backend), rows, means, axes, centering, paired, momentum)
 
 
-@torch.library.custom_op(
-    "simreg::gradients",
-    mutates_args=(),
-    schema="(Tensor[] rows, Tensor coefficients, Tensor? scale, Tensor[] centers, int[] axes, str centering, "
-    "bool paired, Tensor[] add, str backend) -> Tensor[]",
-)
-def gradients(
-    rows: Sequence[Tensor],
+def compute_gradients(
+    features: Sequence[Tensor],
     coefficients: Tensor,
     scale: Tensor | None,
     centers: Sequence[Tensor],
-    axes: Sequence[int],
+    dims: Sequence[int],
     centering: str,
     paired: bool,
     add: Sequence[Tensor],
     backend: str,
 ) -> list[Tensor]:
-    """Gradient of the rows; see `one_pass.gradients`. ``add`` is empty, or has one tensor for each layer."""
-    others = list(add) or None
+    """Gradient of the features; see `one_pass.gradients`. ``add`` is empty, or has one tensor for each layer."""
+    rows, axes = _rows(features, dims)
+    others = [to_rows(g, d, a) for g, d, a in zip(add, dims, axes, strict=True)] if add else None
     if backend == "triton":
-        found: list[Tensor] = _triton().gradients(rows, coefficients, scale, centers, axes, centering, paired, others)
-        return found
-    return one_pass.gradients(_engine(backend), rows, coefficients, scale, centers, axes, centering, paired, others)
+        found = _triton().gradients(rows, coefficients, scale, centers, axes, centering, paired, others)
+    else:
+        engine = _engine(backend)
+        found = one_pass.gradients(engine, rows, coefficients, scale, centers, axes, centering, paired, others)
+    return [from_rows(r, f.shape, d, a) for r, f, d, a in zip(found, features, dims, axes, strict=True)]
 
 
-@torch.library.custom_op(
-    "simreg::loss",
-    mutates_args=(),
-    schema="(Tensor products, Tensor logits, Tensor targets, Tensor? pairs, float eps, float slack, str convention, "
-    "str transform, float target_clamp) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def loss(
+def compute_loss(
     products: Tensor,
     logits: Tensor,
     targets: Tensor,
@@ -89,32 +69,26 @@ def loss(
     convention: str,
     transform: str,
     target_clamp: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Found:
     """L_sim of products, and what backward needs; see `closed_form.penalty`."""
-    return closed_form.penalty(
-        products,
-        logits,
-        targets,
-        pairs,
-        eps=eps,
-        slack=slack,
-        convention=convention,
-        transform=transform,
-        target_clamp=target_clamp,
-    )
+    with torch.no_grad(), torch.autocast(products.device.type, enabled=False):
+        return closed_form.penalty(
+            products,
+            logits,
+            targets,
+            pairs,
+            eps=eps,
+            slack=slack,
+            convention=convention,
+            transform=transform,
+            target_clamp=target_clamp,
+        )
 
 
-@torch.library.custom_op(
-    "simreg::penalty",
-    mutates_args=(),
-    schema="(Tensor[] rows, Tensor[] means, int[] axes, Tensor logits, Tensor targets, Tensor? pairs, str centering, "
-    "bool paired, float momentum, float eps, float slack, str convention, str transform, float target_clamp, "
-    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor[])",
-)
-def penalty(
-    rows: Sequence[Tensor],
+def compute_penalty(
+    features: Sequence[Tensor],
     means: Sequence[Tensor],
-    axes: Sequence[int],
+    dims: Sequence[int],
     logits: Tensor,
     targets: Tensor,
     pairs: Tensor | None,
@@ -128,8 +102,9 @@ def penalty(
     target_clamp: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    """`products` and `loss` in one: loss, mixed and layer similarities, coefficients, logits' gradient, centers."""
+    """Products and loss in one: loss, mixed and layer similarities, coefficients, logits' gradient, centers."""
     if backend == "triton":
+        rows, axes = _rows(features, dims)
         result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]] = _triton().penalty(
             rows,
             means,
@@ -147,121 +122,183 @@ def penalty(
         )
         return result
     if pairs is None and not paired:
-        n = rows[0].shape[0]
-        pairs = torch.triu_indices(n, n, offset=1, device=rows[0].device).T
-    found, centers = one_pass.products(_engine(backend), rows, means, axes, centering, paired, momentum)
-    parts = closed_form.penalty(
-        found,
-        logits,
-        targets,
-        pairs,
-        eps=eps,
-        slack=slack,
-        convention=convention,
-        transform=transform,
-        target_clamp=target_clamp,
-    )
-    return *parts, centers
-
-
-def _centers_like(rows: Sequence[Tensor], axes: Sequence[int], centering: str) -> list[Tensor]:
-    sizes = [{"channel": r.shape[a], "image": r.shape[0]}.get(centering, 0) for r, a in zip(rows, axes, strict=True)]
-    return [r.new_empty(size, dtype=one_pass.work_dtype(r)) for r, size in zip(rows, sizes, strict=True)]
-
-
-def _products_like(rows: Sequence[Tensor], paired: bool) -> Tensor:
-    n = rows[0].shape[0]
-    return rows[0].new_empty((len(rows), 3, n // 2) if paired else (len(rows), n, n), dtype=wide(rows[0]))
-
-
-@products.register_fake
-def _(rows, means, axes, centering, paired, momentum, backend):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return _products_like(rows, paired), _centers_like(rows, axes, centering)
-
-
-@gradients.register_fake
-def _(rows, coefficients, scale, centers, axes, centering, paired, add, backend):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return [r.new_empty(r.shape) for r in rows]
-
-
-@loss.register_fake
-def _(products, logits, targets, pairs, eps, slack, convention, transform, target_clamp):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return _loss_like(products, logits, targets)
-
-
-@penalty.register_fake
-def _(rows, means, axes, logits, targets, pairs, centering, paired, *rest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN202
-    return *_loss_like(_products_like(rows, paired), logits, targets), _centers_like(rows, axes, centering)
-
-
-def _loss_like(products: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    new, count = products.new_empty, targets.shape[0]
-    return new(()), new(count), new((products.shape[0], count)), new(products.shape), new(logits.shape)
-
-
-def _save_products(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    rows, means, ctx.axes, ctx.centering, ctx.paired, _, ctx.backend = inputs
-    ctx.layers, ctx.no_means = len(rows), [None] * len(means)
-    ctx.mark_non_differentiable(*output[1])
-    ctx.save_for_backward(*rows, *output[1])
-
-
-def _products_backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
-    coefficients = coefficients_of(upstream, ctx.paired)
-    saved = ctx.saved_tensors
-    rows, centers = saved[: ctx.layers], saved[ctx.layers :]
-    found = gradients(
-        list(rows), coefficients, None, list(centers), ctx.axes, ctx.centering, ctx.paired, [], ctx.backend
-    )
-    return found, ctx.no_means, None, None, None, None, None
+        n = features[0].shape[0]
+        pairs = torch.triu_indices(n, n, offset=1, device=features[0].device).T
+    found, centers = compute_products(features, means, dims, centering, paired, momentum, backend)
+    return *compute_loss(found, logits, targets, pairs, eps, slack, convention, transform, target_clamp), centers
 
 
 def coefficients_of(slope: Tensor, paired: bool) -> Tensor:
-    """The gradient of products as coefficients of the rows: each squared norm counts its row twice."""
+    """The gradient of products as coefficients of the features: each squared norm counts its row twice."""
     return slope * _own_twice(slope) if paired else slope + slope.mT
+
+
+def slope_of(coefficients: Tensor, paired: bool) -> Tensor:
+    """The inverse of `coefficients_of`."""
+    return coefficients / _own_twice(coefficients) if paired else 0.5 * coefficients
 
 
 def _own_twice(products: Tensor) -> Tensor:
     return products.new_tensor([1.0, 2.0, 2.0]).unsqueeze(1)
 
 
+def _rows(features: Sequence[Tensor], dims: Sequence[int]) -> tuple[list[Tensor], list[int]]:
+    views = [as_rows(f.detach(), d) for f, d in zip(features, dims, strict=True)]
+    return [v[0] for v in views], [v[1] for v in views]
+
+
+def _engine(backend: str) -> one_pass.Engine:
+    return compiled if backend == "compile" else chunked
+
+
+def _triton() -> Any:
+    from simreg.kernels import triton_backend
+
+    return triton_backend
+
+
+_OPTIONS = "float eps, float slack, str convention, str transform, float target_clamp"
+
+products = torch.library.custom_op(
+    "simreg::products",
+    compute_products,
+    mutates_args=(),
+    schema="(Tensor[] features, Tensor[] means, int[] dims, str centering, bool paired, float momentum, str backend) "
+    "-> (Tensor, Tensor[])",
+)
+gradients = torch.library.custom_op(
+    "simreg::gradients",
+    compute_gradients,
+    mutates_args=(),
+    schema="(Tensor[] features, Tensor coefficients, Tensor? scale, Tensor[] centers, int[] dims, str centering, "
+    "bool paired, Tensor[] add, str backend) -> Tensor[]",
+)
+loss = torch.library.custom_op(
+    "simreg::loss",
+    compute_loss,
+    mutates_args=(),
+    schema=f"(Tensor products, Tensor logits, Tensor targets, Tensor? pairs, {_OPTIONS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+penalty = torch.library.custom_op(
+    "simreg::penalty",
+    compute_penalty,
+    mutates_args=(),
+    schema="(Tensor[] features, Tensor[] means, int[] dims, Tensor logits, Tensor targets, Tensor? pairs, "
+    f"str centering, bool paired, float momentum, {_OPTIONS}, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor[])",
+)
+
+
+@products.register_fake
+def _(
+    features: Sequence[Tensor],
+    means: Sequence[Tensor],
+    dims: Sequence[int],
+    centering: str,
+    paired: bool,
+    momentum: float,
+    backend: str,
+) -> tuple[Tensor, list[Tensor]]:
+    return _products_like(features, paired), _centers_like(features, dims, centering)
+
+
+@gradients.register_fake
+def _(features: Sequence[Tensor], coefficients: Tensor, scale: Any, centers: Any, dims: Sequence[int], *_: Any) -> Any:
+    rows, axes = _rows(features, dims)
+    fresh = [r.new_empty(r.shape) for r in rows]
+    return [from_rows(r, f.shape, d, a) for r, f, d, a in zip(fresh, features, dims, axes, strict=True)]
+
+
+@loss.register_fake
+def _(products: Tensor, logits: Tensor, targets: Tensor, *_: Any) -> Found:
+    return _loss_like(products, logits, targets)
+
+
+@penalty.register_fake
+def _(
+    features: Sequence[Tensor],
+    means: Sequence[Tensor],
+    dims: Sequence[int],
+    logits: Tensor,
+    targets: Tensor,
+    pairs: Tensor | None,
+    centering: str,
+    paired: bool,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    products = _products_like(features, paired)
+    return *_loss_like(products, logits, targets), _centers_like(features, dims, centering)
+
+
+def _products_like(features: Sequence[Tensor], paired: bool) -> Tensor:
+    n, layers = features[0].shape[0], len(features)
+    return features[0].new_empty((layers, 3, n // 2) if paired else (layers, n, n), dtype=wide(features[0]))
+
+
+def _centers_like(features: Sequence[Tensor], dims: Sequence[int], centering: str) -> list[Tensor]:
+    layers = zip(features, dims, strict=True)
+    sizes = [{"channel": f.shape[d], "image": f.shape[0]}.get(centering, 0) for f, d in layers]
+    dtypes = [f.dtype if centering in ("batch", "none") else one_pass.work_dtype(f) for f in features]
+    return [f.new_empty(size, dtype=d) for f, size, d in zip(features, sizes, dtypes, strict=True)]
+
+
+def _loss_like(products: Tensor, logits: Tensor, targets: Tensor) -> Found:
+    new, count = products.new_empty, targets.shape[0]
+    return new(()), new(count), new((products.shape[0], count)), new(products.shape), new(logits.shape)
+
+
+def _save_products(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    features, means, *ctx.settings = inputs
+    ctx.layers, ctx.no_means = len(features), [None] * len(means)
+    ctx.mark_non_differentiable(*output[1])
+    ctx.save_for_backward(*features, *output[1])
+
+
+def _products_backward(ctx: Any, slope: Tensor, _: Any) -> tuple[Any, ...]:
+    dims, centering, paired, _, backend = ctx.settings
+    features, centers = list(ctx.saved_tensors[: ctx.layers]), list(ctx.saved_tensors[ctx.layers :])
+    coefficients = coefficients_of(slope, paired)
+    found = gradients(features, coefficients, None, centers, dims, centering, paired, [], backend)
+    return found, ctx.no_means, *[None] * 5
+
+
 def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.paired = inputs[3] is None
-    ctx.logits_dtype = inputs[1].dtype
+    ctx.paired, ctx.dtype = inputs[3] is None, inputs[1].dtype
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(output[3], output[4])
 
 
 def _loss_backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     coefficients, logit_gradient = ctx.saved_tensors
-    upstream = upstream.to(coefficients.dtype)
-    slope = coefficients / _own_twice(coefficients) if ctx.paired else 0.5 * coefficients
-    return upstream * slope, (upstream * logit_gradient).to(ctx.logits_dtype), *[None] * 7
+    slope = slope_of(coefficients, ctx.paired)
+    return upstream * slope, (upstream * logit_gradient).to(ctx.dtype), *[None] * 7
 
 
 def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    rows, means, ctx.axes, logits, _, _, ctx.centering, ctx.paired, *_, ctx.backend = inputs
-    ctx.layers, ctx.no_means, ctx.logits_dtype = len(rows), [None] * len(means), logits.dtype
+    features, means, dims, logits, _, _, centering, paired, *_, backend = inputs
+    ctx.settings = dims, centering, paired, backend
+    ctx.layers, ctx.no_means, ctx.dtype = len(features), [None] * len(means), logits.dtype
     _, mixed, similarities, coefficients, logit_gradient, centers = output
     ctx.mark_non_differentiable(mixed, similarities, coefficients, logit_gradient, *centers)
-    ctx.save_for_backward(*rows, *centers, coefficients, logit_gradient)
+    ctx.save_for_backward(*features, *centers, coefficients, logit_gradient)
 
 
 def _penalty_backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     *saved, coefficients, logit_gradient = ctx.saved_tensors
-    rows, centers = saved[: ctx.layers], saved[ctx.layers :]
-    found = gradients(
-        list(rows), coefficients, upstream, list(centers), ctx.axes, ctx.centering, ctx.paired, [], ctx.backend
-    )
-    logit_gradient = (upstream * logit_gradient).to(ctx.logits_dtype)
-    return found, ctx.no_means, None, logit_gradient, *[None] * 11
+    dims, centering, paired, backend = ctx.settings
+    features, centers = saved[: ctx.layers], saved[ctx.layers :]
+    found = gradients(features, coefficients, upstream, centers, dims, centering, paired, [], backend)
+    return found, ctx.no_means, None, (upstream * logit_gradient).to(ctx.dtype), *[None] * 11
 
 
 def _no_double_backward(ctx: Any, *upstream: Any) -> None:
-    raise RuntimeError(
-        'the fused similarity kernels have no second derivative: use backend="reference" for double backward.'
-    )
+    raise RuntimeError(NO_DOUBLE_BACKWARD)
 
+
+NO_DOUBLE_BACKWARD = (
+    'the fused similarity kernels have no second derivative: use backend="reference" for double backward.'
+)
 
 products.register_autograd(_products_backward, setup_context=_save_products)
 loss.register_autograd(_loss_backward, setup_context=_save_loss)

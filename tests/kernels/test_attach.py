@@ -34,7 +34,9 @@ def test_attached_steps_equal_ordinary_ones(make_net, images, inplace, pairing, 
         reg = SimilarityRegularizer(
             net, layers, target=PixelTarget(), pairing=pairing, centering=centering, attach=attach
         ).double()
-        results.append([step(net, reg, images.double(), y) for _ in range(3)] + [reg.channel_means.state_dict(), reg.stats])
+        results.append(
+            [step(net, reg, images.double(), y) for _ in range(3)] + [reg.channel_means.state_dict(), reg.stats]
+        )
     for (loss, grads), (expected, wanted) in zip(results[1][:3], results[0][:3], strict=True):
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(grads, wanted)
@@ -45,7 +47,9 @@ def test_attached_steps_equal_ordinary_ones(make_net, images, inplace, pairing, 
 def test_the_first_step_is_computed_as_the_later_ones(make_net, images):
     """Copies of the first pass change no bit: a resumed run repeats an uninterrupted one."""
     net = make_net(inplace=True)
-    reg = SimilarityRegularizer(net, ["bn1", "conv2"], target=PixelTarget(), pairing="all", attach=True, centering="image")
+    reg = SimilarityRegularizer(
+        net, ["bn1", "conv2"], target=PixelTarget(), pairing="all", attach=True, centering="image"
+    )
     net.eval()
     first, second = (step(net, reg, images, torch.arange(8)) for _ in range(2))
     assert torch.equal(first[0], second[0])

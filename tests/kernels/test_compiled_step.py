@@ -8,6 +8,13 @@ from torch import nn
 from simreg import SimilarityRegularizer
 
 
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("pairing", ["pairs", "all"])
 @pytest.mark.parametrize("attach", [False, True])
 def test_a_compiled_step_has_no_graph_break_and_equals_eager(make_net, images, pairing, attach):
@@ -44,7 +51,6 @@ def test_a_compiled_step_has_no_graph_break_and_equals_eager(make_net, images, p
 
 
 def test_a_compiled_model_gives_its_features_to_an_eager_penalty(make_net, images):
-    torch._dynamo.reset()
     net = make_net()
     reg = SimilarityRegularizer(net, ["relu1", "relu2"], pairing="all")
     compiled = torch.compile(net, backend="eager")

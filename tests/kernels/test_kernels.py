@@ -180,8 +180,13 @@ def layouts(x):
     yield padded[:, : x[0].numel()].view(n, *x.shape[1:])  # gaps between rows
 
 
-@pytest.mark.parametrize("centering", CENTERINGS)
-@pytest.mark.parametrize(("backend", "paired"), BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "paired", "centering"),
+    [
+        *[("torch", paired, centering) for paired in (True, False) for centering in CENTERINGS],
+        pytest.param("compile", True, "channel", marks=needs_compiler),
+    ],
+)
 def test_memory_layout_does_not_matter(backend, paired, centering):
     x = features_of(4, shapes=[(3, 4, 5)])[0]
     logits, means = torch.zeros(1, dtype=torch.float64), [torch.zeros(3, dtype=torch.float64)]
@@ -299,35 +304,38 @@ def test_double_backward_says_what_to_do(generator):
 @pytest.mark.parametrize("paired", [True, False])
 def test_operators_keep_the_rules_of_torch_library(paired):
     features, means, logits, targets = case(4, paired, torch.float32, shapes=[(3, 5), (2, 4, 2)])
-    rows, axes = map(list, zip(*(as_rows(f.detach()) for f in features), strict=True))
-    live = [r.clone().requires_grad_() for r in rows]
+    plain = [f.detach() for f in features]
+    live = [f.clone().requires_grad_() for f in plain]
+    live[1] = live[1].detach().to(memory_format=torch.channels_last).requires_grad_()
     settings = ("channel", paired, 0.1)
-    torch.library.opcheck(ops.products, (live, means, axes, *settings, "torch"))
-    found = (1e-8, 5e-7, "official", "arctanh", 1.0)
+    torch.library.opcheck(ops.products, (live, means, [1, 1], *settings, "torch"))
+    options = (1e-8, 5e-7, "official", "arctanh", 1.0)
     torch.library.opcheck(
-        ops.penalty, (live, means, axes, logits.detach().requires_grad_(), targets, None, *settings, *found, "torch")
+        ops.penalty,
+        (live, means, [1, 1], logits.detach().requires_grad_(), targets, None, *settings, *options, "torch"),
     )
-    products, centers = ops.products(rows, means, axes, *settings, "torch")
+    products, centers = ops.products(plain, means, [1, 1], *settings, "torch")
     pairs = None if paired else torch.tensor(pair_list(4, False))
-    torch.library.opcheck(ops.loss, (products.clone().requires_grad_(), logits.detach(), targets, pairs, *found))
-    for add in ([], [torch.ones_like(r) for r in rows]):
-        args = (rows, torch.rand_like(products), torch.tensor(2.0), centers, axes, "channel", paired, add, "torch")
+    torch.library.opcheck(ops.loss, (products.clone().requires_grad_(), logits.detach(), targets, pairs, *options))
+    for add in ([], [torch.ones_like(f) for f in plain]):
+        args = (plain, torch.rand_like(products), torch.tensor(2.0), centers, [1, 1], "channel", paired, add, "torch")
         torch.library.opcheck(ops.gradients, args)
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_products_then_loss_is_the_penalty(paired):
+def test_operators_and_functions_agree(paired):
     features, means, logits, targets = case(6, paired)
-    whole = fused(features, means, logits, targets, None, "channel", "torch", paired).loss
-    rows, axes = map(list, zip(*(as_rows(f) for f in features), strict=True))
-    products, _ = ops.products(rows, means, axes, "channel", paired, 0.1, "torch")
+    eager = fused(features, means, logits, targets, None, "channel", "torch", paired).loss
+    options = (1e-8, closed_form.rounding(torch.float64), "official", "arctanh", 1.0)
+    dims = [1] * len(features)
+    whole = ops.penalty(features, means, dims, logits, targets, None, "channel", paired, 0.1, *options, "torch")[0]
+    products, _ = ops.products(features, means, dims, "channel", paired, 0.1, "torch")
     pairs = None if paired else torch.tensor(pair_list(6, False))
-    slack = closed_form.rounding(torch.float64)
-    parts = ops.loss(products, logits, targets, pairs, 1e-8, slack, "official", "arctanh", 1.0)[0]
-    torch.testing.assert_close(parts, whole)
-    torch.testing.assert_close(
-        torch.autograd.grad(parts, [*features, logits]), torch.autograd.grad(whole, [*features, logits])
-    )
+    parts = ops.loss(products, logits, targets, pairs, *options)[0]
+    gradients = torch.autograd.grad(eager, [*features, logits])
+    for loss in (whole, parts):
+        torch.testing.assert_close(loss, eager)
+        torch.testing.assert_close(torch.autograd.grad(loss, [*features, logits]), gradients)
 
 
 def test_nothing_of_the_pass_is_kept_but_the_features():
