@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice
-from simreg.kernels import closed_form, compiled, functions, ops, reference
+from simreg.kernels import closed_form, compiled, functions, ops, reference, traced
 from simreg.kernels.closed_form import bounded
 from simreg.kernels.layout import as_rows
 from simreg.kernels.one_pass import work_dtype
@@ -151,7 +151,11 @@ def similarity_penalty(
     """
     means = list(means) if centering == "channel" else []
     options = _options(features[0].dtype, eps, convention, transform, target_clamp)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and paired and backend == "torch" and not features[0].is_cuda:
+        loss, mixed, layers, new = traced.penalty(
+            features, means, channel_dims, logits, targets, centering, momentum, *options
+        )
+    elif torch.compiler.is_compiling():
         loss, mixed, layers, _, _, new = ops.penalty(
             list(features),
             means,

@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from simreg.kernels.closed_form import wide
 from simreg.kernels.one_pass import work_dtype
 
 _CACHE = 2**18  # values of a chunk on CPU, 1 MB: smaller ones spend their time in calls
+_BLOCK = 1024  # units of one inner product of a pair: short sums lose less to rounding
 _LARGE = 2**25  # elsewhere only the launches count
 
 
 def accumulate(
-    rows: Tensor,
-    shift: Tensor | None,
+    rows: Sequence[Tensor],
+    shifts: Sequence[Tensor | None],
     column_mean: bool,
     products: Tensor,
-    sums: Tensor | None,
-    sum_dims: tuple[int, ...],
+    sums: Sequence[Tensor],
+    sum_dims: Sequence[tuple[int, ...]],
 ) -> None:
     """See `one_pass.Engine`."""
-    shifted = _Shifted(rows, shift, column_mean)
-    for o, i in _chunks(rows):
-        part = shifted.chunk(o, i)
-        flat = part.flatten(1)
-        if products.ndim == 3:
-            pair = _halves(flat)
-            products += torch.bmm(pair, pair.mT)
-        else:
-            products += flat @ flat.T
-        if sums is not None:
-            target = sums if sums.ndim == 1 else sums[:, o if sum_dims == (2,) else i]
-            target += part.sum(dim=sum_dims)
+    for index, layer in enumerate(rows):
+        shifted, total = _Shifted(layer, shifts[index], column_mean), products[index]
+        for o, i in _chunks(layer):
+            part = shifted.chunk(o, i)
+            flat = part.flatten(1)
+            if total.ndim == 3:
+                total += _pair_products(flat)
+            else:
+                total += flat @ flat.T
+            if sums:
+                dims, target = sum_dims[index], sums[index]
+                target = target if target.ndim == 1 else target[:, o if dims == (2,) else i]
+                target += part.sum(dim=dims)
 
 
-def gradient(rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Tensor, add: Tensor | None) -> Tensor:
+def gradients(
+    rows: Sequence[Tensor],
+    shifts: Sequence[Tensor | None],
+    column_mean: bool,
+    factors: Sequence[Tensor],
+    add: Sequence[Tensor] | None,
+) -> list[Tensor]:
     """See `one_pass.Engine`."""
+    others = [None] * len(rows) if add is None else add
+    layers = zip(rows, shifts, factors, others, strict=True)
+    return [_gradient(layer, shift, column_mean, factor, other) for layer, shift, factor, other in layers]
+
+
+def _gradient(rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Tensor, add: Tensor | None) -> Tensor:
     paired = factors.ndim == 3
     found = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     direct = add is None and rows.dtype == factors.dtype
@@ -62,6 +77,16 @@ def gradient(rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Ten
         elif not direct:
             target.copy_(result.view(target.shape))
     return found
+
+
+def _pair_products(rows: Tensor) -> Tensor:
+    """Products (k, 2, 2) of row i and row k + i of (2k, units)."""
+    units = rows.shape[1]
+    if units % _BLOCK or not rows.is_contiguous():
+        pair = _halves(rows)
+        return torch.bmm(pair, pair.mT)
+    pair = rows.view(2, -1, _BLOCK).transpose(0, 1)  # (k * blocks, 2, _BLOCK)
+    return torch.bmm(pair, pair.mT).view(-1, units // _BLOCK, 2, 2).sum(dim=1, dtype=wide(rows))
 
 
 def _halves(rows: Tensor) -> Tensor:

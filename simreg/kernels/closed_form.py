@@ -117,7 +117,9 @@ def penalty(
     similarities = bounded(raw, slack)
     weights = torch.softmax(logits.to(products.dtype), dim=0)
     mixed = weights @ similarities
-    loss, slope = _loss(mixed, targets.to(products.dtype).clamp(-target_clamp, target_clamp), convention, transform)
+    loss, slope = loss_and_slope(
+        mixed, targets.to(products.dtype).clamp(-target_clamp, target_clamp), convention, transform
+    )
     layer_slope = weights.unsqueeze(1) * slope  # (L, P): dL/dS
     toward = similarities @ slope
     logit_gradient = weights * (toward - weights @ toward)
@@ -150,7 +152,7 @@ def matrix_coefficients(products: Tensor, pairs: Tensor, slope: Tensor, eps: flo
     return cross
 
 
-def _loss(mixed: Tensor, targets: Tensor, convention: str, transform: str) -> tuple[Tensor, Tensor]:
+def loss_and_slope(mixed: Tensor, targets: Tensor, convention: str, transform: str) -> tuple[Tensor, Tensor]:
     """Loss () and its derivative (P,) with respect to the mixed similarity."""
     if transform == "arctanh":
         factor = 1.0 if convention == "official" else 0.5

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,36 +31,44 @@ def unavailable() -> str | None:
 
 
 def accumulate(
-    rows: Tensor,
-    shift: Tensor | None,
+    rows: Sequence[Tensor],
+    shifts: Sequence[Tensor | None],
     column_mean: bool,
     products: Tensor,
-    sums: Tensor | None,
-    sum_dims: tuple[int, ...],
+    sums: Sequence[Tensor],
+    sum_dims: Sequence[tuple[int, ...]],
 ) -> None:
     """See `one_pass.Engine`; pairs only."""
-    assert products.ndim == 3
-    run = _compiled(_sums, _kind(rows, shift, None), column_mean, sum_dims)
-    found, found_sums = run(rows, shift, column_mean, sum_dims)
+    assert products.ndim == 4
+    dims = tuple(sum_dims) or ((),) * len(rows)
+    run = _compiled(layer_sums, _kind(rows, shifts, None), column_mean, dims)
+    found, found_sums = run(list(rows), list(shifts), column_mean, dims)
     products.copy_(found)
-    if sums is not None:
-        sums.copy_(found_sums)
+    for target, values in zip(sums, found_sums, strict=False):
+        target.copy_(values)
 
 
-def gradient(rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Tensor, add: Tensor | None) -> Tensor:
+def gradients(
+    rows: Sequence[Tensor],
+    shifts: Sequence[Tensor | None],
+    column_mean: bool,
+    factors: Sequence[Tensor],
+    add: Sequence[Tensor] | None,
+) -> list[Tensor]:
     """See `one_pass.Engine`; pairs only."""
-    run = _compiled(_gradient, _kind(rows, shift, add), column_mean)
-    found: Tensor = run(rows, shift, column_mean, factors, add)
+    others = [None] * len(rows) if add is None else list(add)
+    run = _compiled(_gradients, _kind(rows, shifts, add), column_mean)
+    found: list[Tensor] = run(list(rows), list(shifts), column_mean, list(factors), others)
     return found
 
 
-def _kind(rows: Tensor, shift: Tensor | None, add: Tensor | None) -> tuple[Any, ...]:
+def _kind(rows: Sequence[Tensor], shifts: Sequence[Tensor | None], add: Sequence[Tensor] | None) -> tuple[Any, ...]:
     """What the compiler generates code of its own for: sizes of 1 and equal sizes, broadcasting, layout and dtype."""
-    n, outer, inner = rows.shape
-    sizes = (n // 2, n, outer, inner)
-    layouts = [None if t is None else (t.dtype, t.is_contiguous()) for t in (rows, add)]
-    broadcast = None if shift is None else tuple(size == 1 for size in shift.shape)
-    return *(sizes.index(size) for size in sizes), *(size == 1 for size in sizes), *layouts, broadcast
+    sizes = [rows[0].shape[0] // 2, *(size for layer in rows for size in layer.shape)]
+    equal = tuple((sizes.index(size), size == 1) for size in sizes)
+    layouts = tuple((t.dtype, t.is_contiguous()) for t in (*rows, *(add or ())))
+    broadcast = tuple(None if shift is None else tuple(size == 1 for size in shift.shape) for shift in shifts)
+    return equal, layouts, broadcast
 
 
 @functools.cache
@@ -70,36 +78,46 @@ def _compiled(function: Callable[..., Any], *kind: object) -> Callable[..., Any]
     return torch.compile(own, dynamic=True, fullgraph=True)
 
 
+def layer_sums(
+    rows: list[Tensor], shifts: list[Tensor | None], column_mean: bool, sum_dims: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, list[Tensor]]:
+    """Products (L, k, 2, 2) of pairs, and per layer the sums over its dimensions (none: ``()``); differentiable."""
+    products, sums = [], []
+    for layer, shift, dims in zip(rows, shifts, sum_dims, strict=True):
+        values = _shifted(layer, shift, column_mean)
+        first, second = values.chunk(2)
+        # All sums run over one dimension first: one loop, and short sums, which lose less to rounding.
+        dim = 1 if dims == (1,) else 2
+        cross, own_first, own_second = (
+            (a * b).sum(dim=dim).sum(dim=1) for a, b in ((first, second), (first, first), (second, second))
+        )
+        products.append(torch.stack([own_first, cross, cross, own_second], dim=1).view(-1, 2, 2))
+        if dims:
+            partial = torch.cat([first.sum(dim=dim), second.sum(dim=dim)])  # not values.sum: that is another loop
+            sums.append(partial.sum(dim=1) if dims == (1, 2) else partial)
+    return torch.stack(products), sums
+
+
+def _gradients(
+    rows: list[Tensor],
+    shifts: list[Tensor | None],
+    column_mean: bool,
+    factors: list[Tensor],
+    add: list[Tensor | None],
+) -> list[Tensor]:
+    gradients = []
+    for layer, shift, factor, other in zip(rows, shifts, factors, add, strict=True):
+        first, second = _shifted(layer, shift, column_mean).chunk(2)
+        f = factor.unsqueeze(3).unsqueeze(4)  # (k, 2, 2, 1, 1)
+        found = torch.cat([f[:, 0, 0] * first + f[:, 0, 1] * second, f[:, 1, 0] * first + f[:, 1, 1] * second])
+        if column_mean:
+            found = found - found.mean(dim=0, keepdim=True)
+        gradients.append((found if other is None else found + other).to(layer.dtype))
+    return gradients
+
+
 def _shifted(rows: Tensor, shift: Tensor | None, column_mean: bool) -> Tensor:
+    values = rows if rows.dtype == torch.float64 else rows.float()
     if column_mean:
-        return rows - rows.mean(dim=0, keepdim=True)
-    return rows - shift if shift is not None else rows
-
-
-def _sums(
-    rows: Tensor, shift: Tensor | None, column_mean: bool, sum_dims: tuple[int, ...]
-) -> tuple[Tensor, Tensor | None]:
-    values = _shifted(rows if rows.dtype == torch.float64 else rows.float(), shift, column_mean)
-    first, second = values.chunk(2)
-    # All sums run over one dimension first: one loop, and short sums, which lose less to rounding.
-    dim = 1 if sum_dims == (1,) else 2
-    cross, own_first, own_second = (
-        (a * b).sum(dim=dim).sum(dim=1) for a, b in ((first, second), (first, first), (second, second))
-    )
-    products = torch.stack([own_first, cross, cross, own_second], dim=1).view(-1, 2, 2)
-    if not sum_dims:
-        return products, None
-    sums = values.sum(dim=dim)
-    return products, sums.sum(dim=1) if sum_dims == (1, 2) else sums
-
-
-def _gradient(rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Tensor, add: Tensor | None) -> Tensor:
-    values = _shifted(rows if rows.dtype == torch.float64 else rows.float(), shift, column_mean)
-    first, second = values.chunk(2)
-    f = factors.unsqueeze(3).unsqueeze(4)  # (k, 2, 2, 1, 1)
-    found = torch.cat([f[:, 0, 0] * first + f[:, 0, 1] * second, f[:, 1, 0] * first + f[:, 1, 1] * second])
-    if column_mean:
-        found = found - found.mean(dim=0, keepdim=True)
-    if add is not None:
-        found = found + add
-    return found.to(rows.dtype)
+        return values - values.mean(dim=0, keepdim=True)
+    return values if shift is None else values - shift

@@ -23,23 +23,28 @@ _PILOT = 256  # values of a row that its shift is estimated from
 
 
 class Engine(Protocol):
-    """Loops over the features of one layer, shape (N, O, I), minus what broadcasts to it or the column mean."""
+    """Loops over the features of all layers, (N, O, I) each, minus a shift that broadcasts, or the column mean."""
 
     def accumulate(
         self,
-        rows: Tensor,
-        shift: Tensor | None,
+        rows: Sequence[Tensor],
+        shifts: Sequence[Tensor | None],
         column_mean: bool,
         products: Tensor,
-        sums: Tensor | None,
-        sum_dims: tuple[int, ...],
+        sums: Sequence[Tensor],
+        sum_dims: Sequence[tuple[int, ...]],
     ) -> None:
-        """Add products to zeros (k, 2, 2) for pairs or (N, N), and sums over ``sum_dims`` to zeros (N, ...)."""
+        """Add products to zeros (L, k, 2, 2) for pairs or (L, N, N), and sums over ``sum_dims`` to zeros (N, ...)."""
         ...
 
-    def gradient(
-        self, rows: Tensor, shift: Tensor | None, column_mean: bool, factors: Tensor, add: Tensor | None
-    ) -> Tensor:
+    def gradients(
+        self,
+        rows: Sequence[Tensor],
+        shifts: Sequence[Tensor | None],
+        column_mean: bool,
+        factors: Sequence[Tensor],
+        add: Sequence[Tensor] | None,
+    ) -> list[Tensor]:
         """``factors`` (k, 2, 2) or (N, N) times rows, plus ``add``, in the dtype of ``rows``."""
         ...
 
@@ -76,8 +81,7 @@ def products(
             total, centers = _image_products(engine, rows, total)
         else:
             centers = [layer.new_empty(0) for layer in rows]
-            for index, layer in enumerate(rows):
-                engine.accumulate(layer, None, centering == "batch", total[index], None, ())
+            engine.accumulate(rows, [None] * len(rows), centering == "batch", total, [], [])
         if paired:
             total = torch.stack([total[:, :, 0, 1], total[:, :, 0, 0], total[:, :, 1, 1]], dim=1)
     return total, centers
@@ -115,13 +119,10 @@ def gradients(
             coefficients = torch.stack([first, cross, cross, second], dim=2).view(*first.shape, 2, 2)
         elif centering == "batch":  # the projection that removes the column mean, on the small side
             coefficients = coefficients - coefficients.mean(dim=1, keepdim=True)
-        found = []
-        for index, layer in enumerate(rows):
-            shift = _spread(centers[index], layer, axes[index], centering)
-            factors = coefficients[index].to(work_dtype(layer))
-            extra = None if add is None else add[index]
-            found.append(engine.gradient(layer, shift, centering == "batch", factors, extra))
-        return found
+        layers = list(zip(centers, rows, axes, strict=True))
+        shifts = [spread(center, layer, axis, centering) for center, layer, axis in layers]
+        factors = [part.to(work_dtype(layer)) for part, layer in zip(coefficients, rows, strict=True)]
+        return engine.gradients(rows, shifts, centering == "batch", factors, add)
 
 
 def work_dtype(rows: Tensor) -> torch.dtype:
@@ -143,7 +144,7 @@ def _full_precision(rows: Tensor) -> Iterator[None]:
             torch.backends.cuda.matmul.allow_tf32 = True
 
 
-def _spread(center: Tensor, rows: Tensor, axis: int, centering: str) -> Tensor | None:
+def spread(center: Tensor, rows: Tensor, axis: int, centering: str) -> Tensor | None:
     """What is subtracted, as a tensor that broadcasts to (N, O, I)."""
     if centering == "channel":
         return center.to(work_dtype(rows)).view((1, -1, 1) if axis == 1 else (1, 1, -1))
@@ -167,9 +168,10 @@ def _channel_products(
     """
     sizes = tuple(layer.shape[axis] for layer, axis in zip(rows, axes, strict=True))
     sums = total.new_zeros(rows[0].shape[0], sum(sizes))  # all layers side by side
-    for index, (layer, part) in enumerate(zip(rows, torch.split(sums, list(sizes), dim=1), strict=True)):
-        shift = _spread(means[index], layer, axes[index], "channel")
-        engine.accumulate(layer, shift, False, total[index], part, (3 - axes[index],))
+    layers = list(zip(means, rows, axes, strict=True))
+    shifts = [spread(mean, layer, axis, "channel") for mean, layer, axis in layers]
+    parts, dims = torch.split(sums, list(sizes), dim=1), [(3 - axis,) for axis in axes]
+    engine.accumulate(rows, shifts, False, total, parts, dims)
     positions = tuple(layer.shape[3 - axis] for layer, axis in zip(rows, axes, strict=True))
     per_channel, per_layer, member = _channels(sizes, positions, total.dtype, total.device)
     old = torch.cat([*means])
@@ -177,7 +179,7 @@ def _channel_products(
     step = new.to(total.dtype) - old.to(work_dtype(rows[0])).to(total.dtype)  # (all C,)
     along = ((sums * step) @ member).T  # (L, N)
     constant = per_layer * ((step * step) @ member)  # (L,)
-    total = total - _matched(along, torch.add, total) + constant.view(-1, *[1] * (total.ndim - 1))
+    total = total - matched(along, torch.add, total) + constant.view(-1, *[1] * (total.ndim - 1))
     return total, [mean.clone() for mean in torch.split(new, list(sizes))]
 
 
@@ -194,13 +196,13 @@ def _channels(
 
 def _image_products(engine: Engine, rows: Sequence[Tensor], total: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Products of rows minus their mean, from those of rows minus a pilot: ``<x_i, x_j> - s_i s_j / D``."""
-    pilots = [_pilot(layer) for layer in rows]
+    pilots = [pilot(layer) for layer in rows]
     sums = total.new_zeros(len(rows), rows[0].shape[0])
-    for index, layer in enumerate(rows):
-        engine.accumulate(layer, pilots[index].view(-1, 1, 1), False, total[index], sums[index], (1, 2))
+    shifts = [p.view(-1, 1, 1) for p in pilots]
+    engine.accumulate(rows, shifts, False, total, list(sums), [(1, 2)] * len(rows))
     units = _units(tuple(layer.shape[1] * layer.shape[2] for layer in rows), total.dtype, total.device)
     centers = torch.stack(pilots).to(total.dtype) + sums / units.unsqueeze(1)
-    total = total - _matched(sums, torch.mul, total) / units.view(-1, *[1] * (total.ndim - 1))
+    total = total - matched(sums, torch.mul, total) / units.view(-1, *[1] * (total.ndim - 1))
     return total, [center.to(work_dtype(layer)) for center, layer in zip(centers, rows, strict=True)]
 
 
@@ -209,13 +211,13 @@ def _units(units: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.tensor(units, dtype=dtype).to(device)
 
 
-def _pilot(rows: Tensor) -> Tensor:
+def pilot(rows: Tensor) -> Tensor:
     """Mean of a few values spread over each row, (N,)."""
     flat = rows.flatten(1)
     return flat[:, :: max(1, flat.shape[1] // _PILOT)].mean(dim=1, dtype=work_dtype(rows))
 
 
-def _matched(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor], total: Tensor) -> Tensor:
+def matched(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor], total: Tensor) -> Tensor:
     """``combine(v_i, v_j)`` of ``values`` (L, N) in the shape of ``total``, (L, k, 2, 2) or (L, N, N)."""
     sides = values.view(len(values), 2, -1).mT if total.ndim == 4 else values  # (L, k, 2) or (L, N)
     return combine(sides.unsqueeze(-2), sides.unsqueeze(-1))

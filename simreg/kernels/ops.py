@@ -148,7 +148,8 @@ def _rows(features: Sequence[Tensor], dims: Sequence[int]) -> tuple[list[Tensor]
 
 
 def _engine(backend: str) -> one_pass.Engine:
-    return compiled if backend == "compile" else chunked
+    # The compiler does not run under modes that look at each operation, such as FlopCounterMode.
+    return compiled if backend == "compile" and torch._C._len_torch_dispatch_stack() == 0 else chunked
 
 
 def _triton() -> Any:

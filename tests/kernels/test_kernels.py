@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+import torch._dynamo
 from torch.autograd import gradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 from simreg import functional as F
 from simreg import kernels
@@ -14,7 +16,7 @@ CENTERINGS = ("channel", "batch", "image", "none")
 needs_compiler = pytest.mark.skipif(
     compiled.unavailable() is not None, reason=f"torch.compile cannot run here: {compiled.unavailable()}"
 )
-SHAPES = [(5, 3, 7), (3, 40), (11, 4, 2, 2)]  # a sequence, units, an image: (C, ...) each
+SHAPES = [(5, 3, 7), (3, 40), (11, 4, 2, 2)]  # (C, ...) of an image, a sequence and a volume
 
 
 def features_of(n, dtype=torch.float64, shapes=SHAPES, seed=0, offset=0.3):
@@ -368,16 +370,33 @@ def test_without_a_compiler_the_plain_path_runs(monkeypatch):
         kernels.choose("compile", [large], True)
 
 
-@pytest.mark.parametrize("paired", [True, False])
-def test_traces_without_graph_breaks(paired):
+@pytest.mark.parametrize(
+    ("paired", "centering"), [*[(True, centering) for centering in CENTERINGS], (False, "channel")]
+)
+def test_traces_without_graph_breaks(paired, centering):
     features, means, logits, targets = case(6, paired, torch.float32)
+    features[0] = features[0].detach().to(memory_format=torch.channels_last).requires_grad_()
+    torch._dynamo.reset()
 
-    def loss(*rows):
-        return fused(list(rows), means, logits, targets, None, "channel", "torch", paired).loss
+    def penalty(*rows):
+        return fused(list(rows), means, logits, targets, None, centering, "torch", paired)
 
-    eager = torch.autograd.grad(loss(*features), features)
-    graphed = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(*features), features)
-    torch.testing.assert_close(graphed, eager)
+    eager = penalty(*features)
+    graphed = torch.compile(penalty, fullgraph=True, backend="aot_eager")(*features)
+    for name in ("loss", "similarity", "layers", "means"):
+        torch.testing.assert_close(getattr(graphed, name), getattr(eager, name))
+    gradients = [torch.autograd.grad(found.loss, [*features, logits]) for found in (graphed, eager)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+@needs_compiler
+def test_compiled_backend_steps_aside_for_dispatch_modes():
+    features, means, logits, targets = case(6, True, torch.float32)
+    expected = fused(features, means, logits, targets, None, "channel", "compile", True).loss
+    with FlopCounterMode(display=False):
+        found = fused(features, means, logits, targets, None, "channel", "compile", True).loss
+        found.backward()
+    torch.testing.assert_close(found, expected)
 
 
 def test_integer_and_empty_features_are_refused():
