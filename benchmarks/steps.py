@@ -50,6 +50,11 @@ def resnet(width: int) -> ResNet18:
     return ResNet18(10, channels=3, width=width)
 
 
+def feature_bytes(width: int, batch: int) -> int:
+    """Size of the outputs of `LAYERS`: width x 32 x 32 twice, then half as many values each time."""
+    return 4 * batch * width * (2 * 1024 + 512 + 256 + 128)
+
+
 def task_batch(n: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.rand(n, *_IMAGE, generator=generator), torch.randint(10, (n,), generator=generator)
@@ -89,9 +94,11 @@ def joint(model: nn.Module, k: int) -> tuple[Loss, list[nn.Parameter]]:
     return loss, [reg.layer_logits]
 
 
-def same_batch(model: nn.Module, pairing: str, targets: Tensor | None = None) -> tuple[Loss, list[nn.Parameter]]:
+def same_batch(
+    model: nn.Module, pairing: str, targets: Tensor | None = None, *, attach: bool = False
+) -> tuple[Loss, list[nn.Parameter]]:
     """Similarities of the task batch itself, with targets of its pixels or given ones: no further forward pass."""
-    reg = SimilarityRegularizer(model, LAYERS, alpha=ALPHA, pairing=pairing, target=PixelTarget())
+    reg = SimilarityRegularizer(model, LAYERS, alpha=ALPHA, pairing=pairing, target=PixelTarget(), attach=attach)
 
     def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with reg.observe():
@@ -171,6 +178,7 @@ MODES: dict[str, Maker] = {
     "joint": lambda model: joint(model, 16),
     "same batch, naive": same_batch_naive,
     "same batch": lambda model: same_batch(model, "pairs"),
+    "same batch, attached": lambda model: same_batch(model, "pairs", attach=True),
     "same batch, all pairs": lambda model: same_batch(model, "all"),
     "8 images, all pairs": lambda model: separate(model, LAYERS, 28, pairing="all"),
     "8 images, all pairs, early exit": lambda model: separate(model, EARLY, 28, pairing="all", early_exit=True),

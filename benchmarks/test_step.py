@@ -10,7 +10,7 @@ import simreg
 
 _NARROW_ONLY = ("joint", "separate, stem+layer1", "same batch, naive", "same batch, all pairs")
 _WIDE = tuple(mode for mode in MODES if mode not in _NARROW_ONLY)
-_ROUNDS = {8: 2, 16: 11, 64: 5}
+_ROUNDS = {8: 2, 16: 9, 64: 3}
 _SUBJECT = "same batch"
 
 
@@ -54,6 +54,10 @@ def _measure(benchmark, makers, case, rounds):
         case={"width": case.width, "batch": case.batch},
         flop_ratio={name: round(found[0] / flops, 3) for name, found in surveys.items()},
         memory_ratio={name: round(found[1] / memory, 3) for name, found in surveys.items()},
+        memory_over_features={
+            name: round((found[1] - memory) / steps.feature_bytes(case.width, case.batch), 3)
+            for name, found in surveys.items()
+        },
     )
     compare(benchmark, candidates, bases=[PLAIN], rounds=rounds)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sysconfig
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +23,14 @@ def unavailable() -> str | None:
     """Why nothing can be compiled here, or None."""
     if importlib.util.find_spec("torch._inductor") is None:
         return "this torch has no compiler"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "torch.compile needs the headers of Python (a package such as python3-dev)"
     from torch._inductor import cpp_builder, exc
 
+    find = getattr(cpp_builder, "get_cpp_compiler", None) or getattr(cpp_builder, "_get_cpp_compiler", None)
     try:
-        cpp_builder.get_cpp_compiler()
+        if find is not None:  # a private function of torch
+            find()
     except exc.InvalidCxxCompiler:
         return "torch.compile finds no C++ compiler"
     return None

@@ -15,6 +15,9 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6), reason="older compilers cannot trace `with reg.observe():`"
+)
 @pytest.mark.parametrize("pairing", ["pairs", "all"])
 @pytest.mark.parametrize("attach", [False, True])
 def test_a_compiled_step_has_no_graph_break_and_equals_eager(make_net, images, pairing, attach):
