@@ -16,7 +16,8 @@ def _fresh_compiler():
 
 
 @pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6), reason="older compilers cannot trace `with reg.observe():`"
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6),
+    reason="older compilers cannot trace `with reg.observe():`",
 )
 @pytest.mark.parametrize("pairing", ["pairs", "all"])
 @pytest.mark.parametrize("attach", [False, True])
