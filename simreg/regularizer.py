@@ -310,7 +310,6 @@ class SimilarityRegularizer(nn.Module):
         if self.alpha == 0:
             yield
             return
-        self._handed_on = {}
         attached = self.attach and not torch.compiler.is_compiling()  # compilers fuse by themselves
         with self._tap.record(self._attached if attached else None):
             yield
