@@ -67,7 +67,7 @@ def _race(benchmark, attack, case, rounds):
 
 
 def net_and_images(case):
-    """A net that tells whether red or green prevails, in coloured blobs and in noise, where attacks start; and blobs."""
+    """A net that tells whether red or green prevails, also in noise, where attacks start; and coloured blobs."""
     generator = torch.Generator().manual_seed(0)
     blobs = F.interpolate(torch.rand(case.images, 3, 4, 4, generator=generator), size=32, mode="bilinear")
     x = torch.cat([blobs, torch.rand(case.images, 3, 32, 32, generator=generator)])
