@@ -50,7 +50,7 @@ def shrink(parameter: nn.Parameter, kept: Sequence[int]) -> None:
         with torch.enable_grad():
             torch.autograd.graph.get_gradient_edge(parameter).node.register_prehook(_refuse)
     parameter.grad = None
-    other = torch.float32 if values.dtype == torch.float64 else torch.float64
+    other = torch.float32 if values.dtype == torch.float16 else torch.float16
     for data in (values.new_empty(0, dtype=other), values):
         parameter.data = data
     parameter.grad = None if grad is None else grad[list(kept)].clone()

@@ -59,8 +59,13 @@ class ChannelMeans(nn.Module):
 
     def store(self, index: int, mean: Tensor) -> None:
         """Make ``mean`` (C,) that of layer ``index``; in evaluation mode nothing changes."""
-        if self.training:
-            setattr(self, f"layer_{index}", mean)
+        if not self.training:
+            return
+        old: Tensor = getattr(self, f"layer_{index}")
+        if old.shape == mean.shape and old.dtype == mean.dtype:
+            old.copy_(mean.detach())  # in place, as replays of a CUDA graph need it
+        else:
+            setattr(self, f"layer_{index}", mean.detach().clone())
 
     def keep(self, kept: Sequence[int]) -> None:
         """Go on with the means of the layers of these indices."""

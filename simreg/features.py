@@ -70,10 +70,12 @@ class _Recorder:
 
     def _handed_on(self, index: int, tensor: Tensor, copied: bool, replaces: bool) -> Tensor | None:
         assert self.hand_on is not None
-        self.features[index] = tensor
-        handed = self.hand_on(index, tensor, copied)
-        if not handed.is_inference():
-            self.originals[index] = (handed, handed._version)
+        # Where the output is not replaced, the model goes on with the original: the copy is ours then.
+        self.features[index] = source = tensor.clone() if copied and not replaces else tensor
+        handed = self.hand_on(index, source, copied and replaces)
+        watched = handed if replaces else tensor
+        if not watched.is_inference():
+            self.originals[index] = (watched, watched._version)
         return handed if replaces else None
 
     def _selected(self, index: int, output: Any) -> Tensor:

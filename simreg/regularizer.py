@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from simreg import functional as F
 from simreg import kernels
 from simreg._checks import (
+    capturing,
     check_choice,
     check_images,
     check_pairs,
@@ -88,8 +89,9 @@ class SimilarityRegularizer(nn.Module):
             named and cannot run raises.
         attach: Take the similarity while the model runs under `observe`, and let one pass write the gradient of
             both, task and penalty: no extra memory for the penalty's. Tapped modules then return a view of their
-            output (a copy where the next layer overwrites it), and ``penalty`` takes no other pairs than ``pairing``
-            says.
+            output (a copy where the next layer overwrites it), and with ``pairing="pairs"`` ``penalty`` takes no
+            other pairs. Not for layers under activation checkpointing, which torch then refuses; without effect on
+            compiled models.
         select: For layers whose output is not a tensor, see `FeatureTap`.
 
     Raises:
@@ -310,10 +312,15 @@ class SimilarityRegularizer(nn.Module):
         if self.alpha == 0:
             yield
             return
-        attached = self.attach and not torch.compiler.is_compiling()  # compilers fuse by themselves
-        with self._tap.record(self._attached if attached else None):
-            yield
-        self._observed = self._tap.take()
+        # A compiled model cannot call back into Python during the pass.
+        attached = self.attach and not torch.compiler.is_compiling() and not is_compiled(self._tap.require_model())
+        try:
+            with self._tap.record(self._attached if attached else None):
+                yield
+            self._observed = self._tap.take()
+        except BaseException:
+            self._handed_on = {}
+            raise
 
     def _attached(self, index: int, features: Tensor, copied: bool) -> Tensor:
         """Take the similarity of layer ``index`` during the pass; gives the features that the next layers get."""
@@ -361,6 +368,7 @@ class SimilarityRegularizer(nn.Module):
         if self._observed is None:
             raise RuntimeError("no forward pass to penalise: run the model inside `with reg.observe():` first, once.")
         features, self._observed = self._observed, None
+        handed, self._handed_on = self._handed_on, {}
         n = next(iter(features.values())).shape[0]
         pairs = self._check_pairs(pairs, n)
         check_tensor("images_or_targets", images_or_targets)
@@ -370,7 +378,7 @@ class SimilarityRegularizer(nn.Module):
             targets, pairs = self._computed(images_or_targets, pairs)
         else:
             targets = images_or_targets
-        return self._penalty(features, targets, pairs, n)
+        return self._penalty(features, targets, pairs, n, handed)
 
     def joint(self, x: Tensor, batch: PairBatch | Tensor) -> tuple[Any, Tensor]:
         """One forward pass for task and regularization images.
@@ -576,7 +584,8 @@ class SimilarityRegularizer(nn.Module):
         """Targets of these images and the pairs they belong to: those that the target selects."""
         if self.target is None:
             raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")
-        if readable(images) or (self._calls < _CHECKED_CALLS and not torch.compiler.is_compiling()):
+        early = self._calls < _CHECKED_CALLS and not torch.compiler.is_compiling() and not capturing(images)
+        if readable(images) or early:
             check_unit_range("images", images, tolerance=_AUGMENTED)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             rows = self.target.representation(images)  # (N, R)
@@ -613,15 +622,22 @@ class SimilarityRegularizer(nn.Module):
         # before it has prepared the reduction of gradients.
         return not (is_compiled(model) or is_distributed(model))
 
-    def _penalty(self, features: Mapping[str, Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> Tensor:
+    def _penalty(
+        self,
+        features: Mapping[str, Tensor],
+        targets: Tensor,
+        pairs: Tensor | None,
+        n: int,
+        handed: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
         targets = self._checked_targets(targets, pairs, n)
         if targets.numel() == 0:  # the target selects no pair of this batch
             return self._nothing()
         for index, feature in enumerate(features.values()):
             self._check_features(index, feature, n)
-        watched = {name: products for name, (products, _) in self._handed_on.items()} or features
-        if self._handed_on:
-            found = self._compared_in_passing(features, targets, pairs, n)
+        watched = {name: products for name, (products, _) in handed.items()} if handed else features
+        if handed:
+            found = self._compared_in_passing(features, handed, targets, pairs, n)
         else:
             found = self._compared(list(features.values()), targets, pairs, n)
         self._last = {
@@ -630,7 +646,7 @@ class SimilarityRegularizer(nn.Module):
             "target": targets.detach(),
             "layers": found.layers.detach(),
         }
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not capturing(found.loss):
             self._watch(watched, found.loss)
         return self.alpha * found.loss
 
@@ -664,12 +680,19 @@ class SimilarityRegularizer(nn.Module):
         return found
 
     def _compared_in_passing(
-        self, features: Mapping[str, Tensor], targets: Tensor, pairs: Tensor | None, n: int
+        self,
+        features: Mapping[str, Tensor],
+        handed: Mapping[str, tuple[Tensor, Tensor]],
+        targets: Tensor,
+        pairs: Tensor | None,
+        n: int,
     ) -> kernels.Penalty:
         """As `_compared`, of the products that `_attached` took."""
-        handed, self._handed_on = self._handed_on, {}
         if self.pairing == "pairs" and pairs is not None:
-            raise ValueError('pairs: attach=True compares the pairs of pairing="pairs" during the pass; use "all".')
+            raise ValueError(
+                'pairs: attach=True compares the pairs of pairing="pairs" during the pass, so it takes neither pairs= '
+                'nor a target with select=; use pairing="all", or attach=False.'
+            )
         if self.pairing == "all":
             pairs = self._pairs_of(n, pairs)
         products = torch.cat([handed[name][0] for name in features])
@@ -692,11 +715,12 @@ class SimilarityRegularizer(nn.Module):
 
     def _reference(self, features: Sequence[Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> kernels.Penalty:
         """As `_compared`, by the functions of `simreg.functional`."""
+        dense = pairs is None and self.pairing == "all"
         pairs = self._pairs_of(n, pairs)
         layers = []
         for index, feature in enumerate(features):
             rows = self._centred(index, feature)  # (N, D)
-            if self.pairing == "all":
+            if dense:
                 matrix = F.pairwise_cosine(rows, centering="none", eps=_NORM_FLOOR, backend="reference")
                 layers.append(matrix[pairs[:, 0], pairs[:, 1]])
             else:
@@ -756,7 +780,7 @@ class SimilarityRegularizer(nn.Module):
         if torch.compiler.is_compiling():
             return targets
         self._calls += 1
-        early = self._calls <= _CHECKED_CALLS and not (targets.is_cuda and torch.cuda.is_current_stream_capturing())
+        early = self._calls <= _CHECKED_CALLS and not capturing(targets)
         if early or not targets.is_cuda:
             check_similarity_range("targets", targets)
         if early and self._steep:

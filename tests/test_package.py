@@ -65,7 +65,7 @@ def imports_of(path):
 
 ALLOWED = {
     "_checks": set(),
-    "kernels": {"_checks", "kernels"},
+    "kernels": {"_checks", "_warn", "kernels"},
     "layers": {"_checks"},
     "features": {"_checks", "_hooks", "layers"},
     "cost": {"_checks", "features"},

@@ -31,6 +31,7 @@ BACKENDS = ("auto", "reference", "torch", "compile", "triton")
 
 _TRITON = importlib.util.find_spec("triton") is not None
 _WORTH_COMPILING = 2**21  # values; a penalty of fewer takes a millisecond or two anyway
+_LARGE_MATRIX = 1024  # rows from which the matrices themselves, some in float64, take the memory
 _DENSE = 64  # a matrix of up to 64 entries for each wanted pair costs less than copies of both rows
 
 __all__ = [
@@ -91,16 +92,16 @@ def choose(backend: Backend, rows: Sequence[Tensor], paired: bool, num_pairs: in
     if rows[0].is_cuda:
         return "torch" if _unfit("triton", rows, paired) else "triton"
     large = paired and rows[0].device.type == "cpu" and sum(map(Tensor.numel, rows)) >= _WORTH_COMPILING
-    if large and not torch.compiler.is_compiling() and not _unfit("compile", rows, paired):
-        return "compile"
-    return "torch"
+    plain = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    fit = large and not plain and not _unfit("compile", rows, paired) and compiled.works()
+    return "compile" if fit else "torch"
 
 
 def _unfit(backend: str, rows: Sequence[Tensor], paired: bool) -> str | None:
     """Why ``backend`` cannot run on ``rows``, or None."""
     if backend == "compile":
         if not paired:
-            return "it compiles the similarity of pairs; that of all pairs is a matrix product"
+            return "it compiles the similarity of rows i and k + i; all or given pairs take a matrix product"
         if rows[0].device.type != "cpu":
             return f"it is for the CPU, the features are on {rows[0].device}"
         return compiled.unavailable()
@@ -234,7 +235,7 @@ def penalty_of_products(
 def pairwise_cosine(features: Tensor, centering: str, eps: float, backend: Backend = "auto") -> Tensor:
     """Cosine of every pair of rows of ``features`` (N, ...), shape (N, N); see `simreg.functional.pairwise_cosine`."""
     name = choose(backend, [features], False)
-    if name == "reference":
+    if name == "reference" or (backend == "auto" and features.shape[0] > _LARGE_MATRIX):
         return reference.pairwise_cosine(reference.centred(features, centering), eps)
     products = _products(features, centering, False, name)
     slack = closed_form.rounding(features.dtype)

@@ -77,7 +77,8 @@ def _cosine(dot: Tensor, first: Tensor, second: Tensor, eps: float, slack: float
     floor = eps * eps
     alive = (first > floor) & (second > floor)
     norms = (first.clamp_min(floor) * second.clamp_min(floor)).sqrt()
-    return bounded(torch.where(alive, dot, dot.detach()) / norms, slack)
+    value = dot / norms
+    return bounded(torch.where(alive, value, value.detach()), slack)
 
 
 def penalty(

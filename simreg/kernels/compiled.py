@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simreg._warn import warn
+
 
 @functools.cache
 def unavailable() -> str | None:
@@ -34,6 +36,21 @@ def unavailable() -> str | None:
     except exc.InvalidCxxCompiler:
         return "torch.compile finds no C++ compiler"
     return None
+
+
+@functools.cache
+def works() -> bool:
+    """Whether compiling succeeds here; tries it once."""
+    try:
+        torch.compile(_tried, dynamic=True, fullgraph=True)(torch.zeros(4))
+    except Exception as error:  # what a compiler may raise is open
+        warn(f"torch.compile fails here, so the similarity is computed without it: {type(error).__name__}: {error}")
+        return False
+    return True
+
+
+def _tried(x: Tensor) -> Tensor:
+    return (x * x).sum()
 
 
 def accumulate(

@@ -31,13 +31,13 @@ def as_rows(features: Tensor, channel_dim: int = 1) -> tuple[Tensor, int]:
         ((2, 20, 3), 2)
     """
     if features.ndim == 2:
-        rows = features if _dense(features) else features.contiguous()
+        rows = features if dense(features) else features.contiguous()
         return rows.unsqueeze(1), 2
     n, channels = features.shape[0], features.shape[channel_dim]
     last = features.movedim(channel_dim, -1)
-    if not _dense(last):
+    if not dense(last):
         second = features.movedim(channel_dim, 1)
-        return (second if _dense(second) else second.contiguous()).view(n, channels, -1), 1
+        return (second if dense(second) else second.contiguous()).view(n, channels, -1), 1
     return last.view(n, -1, channels), 2
 
 
@@ -61,7 +61,7 @@ def from_rows(rows: Tensor, shape: Sequence[int], channel_dim: int, axis: int) -
     return rows.view(shape[0], *others, shape[channel_dim]).movedim(-1, channel_dim)
 
 
-def _dense(features: Tensor) -> bool:
+def dense(features: Tensor) -> bool:
     """Whether the entries of each row lie one after the other, in the order of dimensions."""
     expected = 1
     for size, stride in zip(reversed(features.shape[1:]), reversed(features.stride()[1:]), strict=True):

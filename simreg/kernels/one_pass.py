@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -134,14 +134,17 @@ def work_dtype(rows: Tensor) -> torch.dtype:
 def _full_precision(rows: Tensor) -> Iterator[None]:
     """No autocast and no TF32: a product rounded to 10 bits cannot tell 1 - S from 0."""
     with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-        if not (rows.is_cuda and torch.backends.cuda.matmul.allow_tf32):
+        if not rows.is_cuda:
             yield
             return
-        torch.backends.cuda.matmul.allow_tf32 = False
+        matmul: Any = torch.backends.cuda.matmul  # a switch of the whole process, back as it was afterwards
+        name, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+        before = getattr(matmul, name)
+        setattr(matmul, name, exact)
         try:
             yield
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = True
+            setattr(matmul, name, before)
 
 
 def spread(center: Tensor, rows: Tensor, axis: int, centering: str) -> Tensor | None:
@@ -203,7 +206,7 @@ def _image_products(engine: Engine, rows: Sequence[Tensor], total: Tensor) -> tu
     units = _units(tuple(layer.shape[1] * layer.shape[2] for layer in rows), total.dtype, total.device)
     centers = torch.stack(pilots).to(total.dtype) + sums / units.unsqueeze(1)
     total = total - matched(sums, torch.mul, total) / units.view(-1, *[1] * (total.ndim - 1))
-    return total, [center.to(work_dtype(layer)) for center, layer in zip(centers, rows, strict=True)]
+    return total, [center.to(work_dtype(layer), copy=True) for center, layer in zip(centers, rows, strict=True)]
 
 
 @functools.lru_cache(maxsize=64)

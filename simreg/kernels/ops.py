@@ -15,7 +15,7 @@ from torch import Tensor
 
 from simreg.kernels import chunked, closed_form, compiled, one_pass
 from simreg.kernels.closed_form import wide
-from simreg.kernels.layout import as_rows, from_rows, to_rows
+from simreg.kernels.layout import as_rows, dense, from_rows, to_rows
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -52,6 +52,7 @@ def compute_gradients(
     rows, axes = _rows(features, dims)
     others = [to_rows(g, d, a) for g, d, a in zip(add, dims, axes, strict=True)] if add else None
     if backend == "triton":
+        others = [g if dense(g) else g.contiguous() for g in others] if others else None
         found = _triton().gradients(rows, coefficients, scale, centers, axes, centering, paired, others)
     else:
         engine = _engine(backend)
@@ -130,16 +131,12 @@ def compute_penalty(
 
 def coefficients_of(slope: Tensor, paired: bool) -> Tensor:
     """The gradient of products as coefficients of the features: each squared norm counts its row twice."""
-    return slope * _own_twice(slope) if paired else slope + slope.mT
+    return torch.cat([slope[:, :1], 2.0 * slope[:, 1:]], dim=1) if paired else slope + slope.mT
 
 
 def slope_of(coefficients: Tensor, paired: bool) -> Tensor:
     """The inverse of `coefficients_of`."""
-    return coefficients / _own_twice(coefficients) if paired else 0.5 * coefficients
-
-
-def _own_twice(products: Tensor) -> Tensor:
-    return products.new_tensor([1.0, 2.0, 2.0]).unsqueeze(1)
+    return torch.cat([coefficients[:, :1], 0.5 * coefficients[:, 1:]], dim=1) if paired else 0.5 * coefficients
 
 
 def _rows(features: Sequence[Tensor], dims: Sequence[int]) -> tuple[list[Tensor], list[int]]:
@@ -174,13 +171,6 @@ gradients = torch.library.custom_op(
     schema="(Tensor[] features, Tensor coefficients, Tensor? scale, Tensor[] centers, int[] dims, str centering, "
     "bool paired, Tensor[] add, str backend) -> Tensor[]",
 )
-loss = torch.library.custom_op(
-    "simreg::loss",
-    compute_loss,
-    mutates_args=(),
-    schema=f"(Tensor products, Tensor logits, Tensor targets, Tensor? pairs, {_OPTIONS}) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
 penalty = torch.library.custom_op(
     "simreg::penalty",
     compute_penalty,
@@ -209,11 +199,6 @@ def _(features: Sequence[Tensor], coefficients: Tensor, scale: Any, centers: Any
     rows, axes = _rows(features, dims)
     fresh = [r.new_empty(r.shape) for r in rows]
     return [from_rows(r, f.shape, d, a) for r, f, d, a in zip(fresh, features, dims, axes, strict=True)]
-
-
-@loss.register_fake
-def _(products: Tensor, logits: Tensor, targets: Tensor, *_: Any) -> Found:
-    return _loss_like(products, logits, targets)
 
 
 @penalty.register_fake
@@ -264,18 +249,6 @@ def _products_backward(ctx: Any, slope: Tensor, _: Any) -> tuple[Any, ...]:
     return found, ctx.no_means, *[None] * 5
 
 
-def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.paired, ctx.dtype = inputs[3] is None, inputs[1].dtype
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(output[3], output[4])
-
-
-def _loss_backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
-    coefficients, logit_gradient = ctx.saved_tensors
-    slope = slope_of(coefficients, ctx.paired)
-    return upstream * slope, (upstream * logit_gradient).to(ctx.dtype), *[None] * 7
-
-
 def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     features, means, dims, logits, _, _, centering, paired, *_, backend = inputs
     ctx.settings = dims, centering, paired, backend
@@ -302,6 +275,5 @@ NO_DOUBLE_BACKWARD = (
 )
 
 products.register_autograd(_products_backward, setup_context=_save_products)
-loss.register_autograd(_loss_backward, setup_context=_save_loss)
 penalty.register_autograd(_penalty_backward, setup_context=_save_penalty)
 gradients.register_autograd(_no_double_backward)

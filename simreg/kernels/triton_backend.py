@@ -20,6 +20,8 @@ from simreg.kernels import closed_form
 _MOST_IMAGES = 256
 _MOST_LAYERS = 64  # tensors and shapes are arguments of the launch
 _OLDEST = (3, 4)
+_LARGE_SHARED_MEMORY = ((8, 0), (9, 0), (10, 0))
+_MOST_UNITS = 2**22  # chunks of 64 units are one dimension of the grid, which ends at 65535
 
 
 def supports(rows: Sequence[Tensor], paired: bool) -> str | None:
@@ -39,6 +41,8 @@ def supports(rows: Sequence[Tensor], paired: bool) -> str | None:
             return f"it is for CUDA, the features are on {device}"
         if torch.cuda.get_device_capability(device) < (8, 0):
             return "it needs a GPU of compute capability 8.0"
+        if not paired and torch.cuda.get_device_capability(device) not in _LARGE_SHARED_MEMORY:
+            return "matrices need the shared memory of a data-centre GPU"
     if any(x.device != device for x in rows):
         return "the layers are on several devices"
     if any(x.dtype not in (torch.float16, torch.bfloat16, torch.float32) for x in rows):
@@ -49,6 +53,8 @@ def supports(rows: Sequence[Tensor], paired: bool) -> str | None:
         return f"it takes up to {_MOST_LAYERS} layers, got {len(rows)}"
     if paired and (n % 2 or not 2 <= n <= 2**16):
         return f"pairs need an even number of images up to 65536, got {n}"
+    if not paired and any(x[:1].numel() > _MOST_UNITS for x in rows):
+        return f"a matrix takes up to {_MOST_UNITS} units of a layer"
     if not paired and not 2 <= n <= _MOST_IMAGES:
         return f"a matrix takes 2 to {_MOST_IMAGES} images, got {n}"
     return None

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo
 from torch import nn
 
 import simreg
@@ -94,6 +95,56 @@ def test_outputs_that_are_no_tensors_are_compared_without_being_replaced(images)
     torch.testing.assert_close(results[1], results[0])
 
 
+def test_a_part_that_is_overwritten_later_is_copied(images):
+    class Twin(nn.Module):
+        def forward(self, x):
+            return {"x": x * 2.0}
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+            self.twin = Twin()
+
+        def forward(self, x):
+            return self.twin(self.conv(x))["x"].relu_().mean(dim=(2, 3))
+
+    results = []
+    for attach in (False, True):
+        torch.manual_seed(0)
+        net = Net()
+        reg = SimilarityRegularizer(net, ["twin"], target=PixelTarget(), pairing="all", select="x", attach=attach)
+        results.append([step(net, reg, images, torch.zeros(8, dtype=torch.int64)) for _ in range(3)])
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_compiled_models_are_observed_as_without_attach(make_net, images):
+    torch._dynamo.reset()
+    results = []
+    for attach in (False, True):
+        net = make_net()
+        reg = SimilarityRegularizer(net, LAYERS, target=PixelTarget(), pairing="all", attach=attach)
+        compiled = torch.compile(net, backend="eager")
+        results.append([step(compiled, reg, images, torch.arange(8)) for _ in range(3)])
+    torch._dynamo.reset()
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("layout", ["expanded", "channels_last"])
+def test_any_layout_of_the_networks_gradient_is_added(layout, generator):
+    x, grads = torch.rand(4, 3, 5, 5, generator=generator), []
+    weight = torch.rand(4, 4, 3, 3, generator=generator).to(memory_format=torch.channels_last)
+    for attach in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3))
+        reg = SimilarityRegularizer(model, ["0"], attach=attach)
+        with reg.observe():
+            out = model(x)
+        task = out.sum() if layout == "expanded" else (out * weight).sum()
+        grads.append(torch.autograd.grad(task + reg.penalty(torch.zeros(2)), model[0].weight)[0])
+    torch.testing.assert_close(*grads)
+
+
 def test_selected_pairs_work_in_passing(make_net, images):
     target = simreg.ThresholdTarget(0.1, select="high")
     results = []
@@ -111,7 +162,7 @@ def test_mistakes_are_named(make_net, images):
     reg = SimilarityRegularizer(net, LAYERS, attach=True)
     with reg.observe():
         net(images)
-    with pytest.raises(ValueError, match='pairing="pairs" during the pass'):
+    with pytest.raises(ValueError, match="attach=False"):
         reg.penalty(torch.zeros(1), pairs=torch.tensor([[0, 1]]))
     with reg.observe():
         net(images[:3])

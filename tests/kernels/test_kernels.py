@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simreg import functional as F
 from simreg import kernels
-from simreg.kernels import as_rows, closed_form, compiled, ops
+from simreg.kernels import as_rows, closed_form, compiled, functions, ops
 
 CENTERINGS = ("channel", "batch", "image", "none")
 needs_compiler = pytest.mark.skipif(
@@ -293,6 +293,20 @@ def test_random_upstream_gradients_of_the_matrix(generator):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_a_row_without_norm_gives_its_partner_no_gradient(backend):
+    x = torch.tensor([[1e-9, 0.0], [3.0, 4.0], [1.0, 2.0], [2.0, 0.0]], requires_grad=True)
+    (found,) = torch.autograd.grad(F.pairwise_cosine(x, centering="none", backend=backend)[0].sum(), x)
+    assert found.eq(0).all()
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_operators_give_outputs_of_their_own(paired):
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    _, centers = ops.products([x, x.clone()], [], [1, 1], "image", paired, 0.0, "torch")
+    assert centers[0].untyped_storage().data_ptr() != centers[1].untyped_storage().data_ptr()
+
+
 def test_double_backward_says_what_to_do(generator):
     x = torch.randn(4, 5, generator=generator, requires_grad=True)
     (first,) = torch.autograd.grad(F.pairwise_cosine(x).square().sum(), x, create_graph=True)
@@ -317,8 +331,6 @@ def test_operators_keep_the_rules_of_torch_library(paired):
         (live, means, [1, 1], logits.detach().requires_grad_(), targets, None, *settings, *options, "torch"),
     )
     products, centers = ops.products(plain, means, [1, 1], *settings, "torch")
-    pairs = None if paired else torch.tensor(pair_list(4, False))
-    torch.library.opcheck(ops.loss, (products.clone().requires_grad_(), logits.detach(), targets, pairs, *options))
     for add in ([], [torch.ones_like(f) for f in plain]):
         args = (plain, torch.rand_like(products), torch.tensor(2.0), centers, [1, 1], "channel", paired, add, "torch")
         torch.library.opcheck(ops.gradients, args)
@@ -333,7 +345,7 @@ def test_operators_and_functions_agree(paired):
     whole = ops.penalty(features, means, dims, logits, targets, None, "channel", paired, 0.1, *options, "torch")[0]
     products, _ = ops.products(features, means, dims, "channel", paired, 0.1, "torch")
     pairs = None if paired else torch.tensor(pair_list(6, False))
-    parts = ops.loss(products, logits, targets, pairs, *options)[0]
+    parts = functions.Loss.apply(options, products, logits, targets, pairs)[0]
     gradients = torch.autograd.grad(eager, [*features, logits])
     for loss in (whole, parts):
         torch.testing.assert_close(loss, eager)
@@ -356,7 +368,7 @@ def test_dispatch_follows_device_size_and_pairs():
     assert kernels.choose("auto", [large], False) == "torch"
     assert kernels.choose("auto", [large], True) == ("compile" if compiled.unavailable() is None else "torch")
     assert kernels.choose("auto", [torch.empty(400, 2)], False, num_pairs=10) == "reference"
-    with pytest.raises(RuntimeError, match="all pairs is a matrix product"):
+    with pytest.raises(RuntimeError, match="all or given pairs"):
         kernels.choose("compile", [small], False)
     with pytest.raises(RuntimeError, match=r"triton.*backend=\"auto\""):
         kernels.choose("triton", [small], True)

@@ -10,6 +10,7 @@ if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1 from the start", allow_module_level=True)
 pytest.importorskip("triton")
 
+from simreg import kernels  # noqa: E402
 from simreg.kernels import triton_backend as backend  # noqa: E402
 
 if not INTERPRETED:
@@ -323,3 +324,20 @@ def test_supports_says_why_not():
     assert "even" in backend.supports([rows[0][:3]], True)
     assert "256" in backend.supports([rows[0].new_zeros(300, 1, 2)], False)
     assert "layers" in backend.supports(rows * 100, True)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("layout", ["expanded", "channels last"])
+def test_attached_gradients_of_any_layout(paired, layout):
+    features = torch.randn(4, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    upstream = torch.ones((), device=DEVICE).expand(4, 3, 4, 5)
+    if layout == "channels last":
+        upstream = torch.randn_like(features).contiguous(memory_format=torch.channels_last)
+    found = []
+    for name in ("torch", "triton"):
+        leaf = features.clone().requires_grad_()
+        handed, products, _ = kernels.attach(
+            leaf, 1, None, paired=paired, centering="image", momentum=0.0, backend=name, copy=False
+        )
+        found.append(torch.autograd.grad([handed, products], leaf, [upstream, torch.ones_like(products)])[0])
+    torch.testing.assert_close(found[1], found[0])
