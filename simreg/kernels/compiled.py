@@ -23,6 +23,8 @@ from simreg._warn import warn
 @functools.cache
 def unavailable() -> str | None:
     """Why nothing can be compiled here, or None."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):  # seen in 2.4: denormals are flushed everywhere
+        return "it needs torch 2.6: compiled code of older ones changes the arithmetic of the whole process"
     if importlib.util.find_spec("torch._inductor") is None:
         return "this torch has no compiler"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
