@@ -5,7 +5,7 @@ import pytest
 import torch
 
 _HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(_HERE), str(_HERE.parent / "examples")]  # scripts, which import their neighbours
+sys.path.insert(0, str(_HERE))  # scripts, which import their neighbours
 
 from environment import environment, keep_freed_memory  # noqa: E402
 

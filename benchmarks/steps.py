@@ -10,12 +10,12 @@ import baselines
 import torch
 from harness import Candidate, peak_memory
 from layer_sets import Inputs, index_pairs
-from resnet import ResNet18
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from simreg import PairBatch, PixelTarget, RegularizationPool, SimilarityRegularizer
+from simreg.nets import ResNet18
 
 LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4")
 EARLY = ("stem", "layer1")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from harness import Candidate, compare
-from resnet import ResNet18
 from torch.nn import functional as F
 
+from simreg.nets import ResNet18
 from simreg.robustness import Classifier, boundary_attack, fgsm
 
 pytest.importorskip("foolbox")

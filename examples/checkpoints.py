@@ -18,11 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state``; until the new file is complete the old one stays in its place."""
+def save_checkpoint(path: Path, state: dict[str, Any], notes: dict[str, str] | None = None) -> None:
+    """Write ``state``, with ``notes`` in the header; until the new file is complete the old one stays in its place."""
     tensors: dict[str, Tensor] = {}
     layout = _take_tensors(state, "", tensors)
-    header = {"layout": json.dumps(layout), "sha256": _digest(tensors)}
+    header = {**(notes or {}), "layout": json.dumps(layout), "sha256": _digest(tensors)}
     partial = path.with_name(path.name + ".part")
     with partial.open("wb") as file:
         file.write(save(tensors, header))

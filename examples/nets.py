@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from checkpoints import load_checkpoint, save_checkpoint
 from evaluation import choose_budget
-from resnet import ResNet18
 from settings import Settings
 from torch import Tensor, nn
 from training import Recipe, Regularization, Split, crop_and_flip, derive_seed, normalise, train
 
 import simreg
 from simreg.data import DATASETS, ImageData, load_dataset, load_images
+from simreg.model_files import model_metadata
+from simreg.nets import ResNet18
 from simreg.robustness import Classifier, Surrogate, accuracy
 
 POOL_SIZE = 5000
@@ -47,10 +48,30 @@ class Job:
 
     def build(self, seed: int) -> nn.Module:
         """A fresh network on the device."""
-        s = self.settings
+        model = ResNet18(**self._architecture, seed=seed)
+        return model.to(self.settings.device, memory_format=torch.channels_last)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a file of weights must say for ``simreg evaluate`` to take it: architecture, input and classes."""
+        return model_metadata(
+            builder="simreg.nets:ResNet18",
+            arguments=self._architecture,
+            mean=0.5,
+            std=0.2,
+            classes=self.data.classes,
+            info={"dataset": self.settings.dataset},
+        )
+
+    @property
+    def _architecture(self) -> dict[str, int]:
         channels, classes = self.data.train_images.shape[1], len(self.data.classes)
-        model = ResNet18(classes, channels=channels, width=s.width, stem_stride=s.stem_stride, seed=seed)
-        return model.to(s.device, memory_format=torch.channels_last)
+        return {
+            "num_classes": classes,
+            "channels": channels,
+            "width": self.settings.width,
+            "stem_stride": self.settings.stem_stride,
+        }
 
 
 def train_all(job: Job) -> tuple[dict[str, Any], Surrogate, dict[str, nn.Module]]:
@@ -101,7 +122,7 @@ def train_net(
     )
     if regularization is not None:
         regularization.regularizer.close()
-    save_checkpoint(finished, {**model.state_dict(), "info": {"history": history}})
+    save_checkpoint(finished, {**model.state_dict(), "info": {"history": history}}, job.notes)
     unfinished.unlink(missing_ok=True)
     return model, history
 
@@ -209,7 +230,8 @@ class Snapshots:
                 model.load_state_dict(plain.state_dict())
             else:
                 load_model(model, self._path(best))
-            save_checkpoint(self.chosen, {**model.state_dict(), "info": {"step": best, "epoch": best / self.per_epoch}})
+            info = {"step": best, "epoch": best / self.per_epoch}
+            save_checkpoint(self.chosen, {**model.state_dict(), "info": info}, self.job.notes)
         load_model(model, self.chosen)
         shutil.rmtree(self.folder, ignore_errors=True)
         return model

@@ -10,12 +10,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from simreg._checks import describe, near_matches
+from simreg._checks import check_choice, describe, near_matches
 from simreg._downloads import TORCHVISION, torchvision_splits
 from simreg._images import decode, require, resize, with_channels
 
@@ -99,6 +99,109 @@ def load_dataset(
     return _load_torchvision(key, root, download=download, color=color, size=size, progress=progress)
 
 
+@dataclass(frozen=True)
+class ImageSplit:
+    """One part of a dataset, or some of its images.
+
+    Attributes:
+        name: What was asked for: a dataset's name, or the folder's name.
+        images: Shape ``(N, C, H, W)``, uint8.
+        labels: Shape ``(N,)``, int64.
+        classes: Class names in the order of the labels.
+        rows: Shape ``(N,)``, int64: where each image stands in the whole part.
+        source: Where the images came from, in words.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    rows: Tensor
+    source: str
+
+
+def load_split(
+    name: str,
+    split: Literal["train", "test"] = "test",
+    *,
+    limit: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    color: bool = False,
+    size: int | None = None,
+    progress: bool = False,
+) -> ImageSplit:
+    """Load one part of a dataset, as `load_dataset` finds it; of image folders only the files wanted are decoded.
+
+    A folder may also hold classes directly, ``folder/<class>/*``: it then is whatever part is asked for.
+
+    Args:
+        name: One of ``DATASETS``, or a folder.
+        split: ``"train"`` or ``"test"``.
+        limit: This many images, drawn once and for all: a smaller limit takes the first of those of a larger one.
+        data_dir: As for `load_dataset`.
+        download: As for `load_dataset`.
+        color: As for `load_dataset`.
+        size: As for `load_dataset`.
+        progress: As for `load_dataset`.
+
+    Returns:
+        Images and labels.
+
+    Raises:
+        FileNotFoundError: If the dataset is neither found nor downloadable.
+        ValueError: If the name is unknown, a class folder empty, a file unreadable, or sizes differ without ``size``.
+        ImportError: If a package of the extra ``simreg[examples]`` is missing.
+
+    Example:
+        >>> some = load_split("digits", limit=5)
+        >>> some.images.shape, torch.equal(some.rows[:3], load_split("digits", limit=3).rows)
+        (torch.Size([5, 1, 32, 32]), True)
+    """
+    _check_size(size)
+    check_choice("split", split, ("train", "test"))
+    key = str(name).lower().replace("-", "").replace("_", "")
+    root = Path.home() / ".cache" / "simreg" if data_dir is None else Path(data_dir).expanduser()
+    folder = _existing_folder(str(name)) if key not in DATASETS else None
+    if folder is None and key != "digits":
+        folder = _find_folder_dataset(key, root)
+    if folder is None:
+        data = load_dataset(key, data_dir=root, download=download, color=color, size=size, progress=progress)
+        images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
+        rows = _subset(len(labels), limit)
+        return ImageSplit(data.name, images[rows], labels[rows], data.classes, rows, data.source)
+    flat = not (folder / split).is_dir()
+    classes = _class_names(folder if flat else folder / "train" if (folder / "train").is_dir() else folder / split)
+    if flat and {"train", "test"} & set(classes):
+        raise ValueError(f"{folder} has no folder {split!r}. Wanted: {split}/<class>/* in it, or <class>/*.")
+    if len(classes) < 2:
+        raise ValueError(f"{folder} must hold at least two classes, one folder each; got {classes}.")
+    files, all_labels = _list_class_files(folder if flat else folder / split, classes)
+    rows = _subset(len(files), limit)
+    some = [files[row] for row in rows.tolist()]
+    images = decode(some, size=size, color=color, description=f"reading {folder.name}", progress=progress)
+    return ImageSplit(
+        key if key in DATASETS else folder.name,
+        images,
+        all_labels[rows],
+        tuple(classes),
+        rows,
+        _folder_source(folder, files),
+    )
+
+
+def _subset(n: int, limit: int | None) -> Tensor:
+    """Rows (limit,) of ``n`` images, the same every time; all in order without a limit."""
+    if limit is None or limit >= n:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:limit]
+
+
+def _folder_source(folder: Path, files: Sequence[Path]) -> str:
+    jpeg = all(path.suffix.lower() in (".jpg", ".jpeg") for path in files)
+    return f"image folder {folder}" + (" (images decoded from JPEG files)" if jpeg else "")
+
+
 def load_images(
     folder: str | os.PathLike[str],
     *,
@@ -171,7 +274,6 @@ def _load_folder_dataset(folder: Path, *, color: bool, size: int | None, progres
     images = decode(
         train_files + test_files, size=size, color=color, description=f"reading {folder.name}", progress=progress
     )
-    jpeg = all(path.suffix.lower() in (".jpg", ".jpeg") for path in train_files + test_files)
     return ImageData(
         name=folder.name,
         train_images=images[: len(train_files)],
@@ -179,7 +281,7 @@ def _load_folder_dataset(folder: Path, *, color: bool, size: int | None, progres
         test_images=images[len(train_files) :],
         test_labels=test_labels,
         classes=tuple(classes),
-        source=f"image folder {folder}" + (" (images decoded from JPEG files)" if jpeg else ""),
+        source=_folder_source(folder, train_files + test_files),
     )
 
 

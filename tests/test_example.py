@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from simreg.model_files import load_model
 from simreg.robustness import read_results
 
 for package in ("sklearn", "foolbox", "matplotlib"):
@@ -115,10 +116,10 @@ def test_plots_are_readable_images(finished, name):
 
 @pytest.mark.parametrize("name", NETS)
 def test_checkpoints_load_into_the_network(job, finished, name):
-    from resnet import ResNet18
-
-    model = ResNet18(10, channels=1, width=8, stem_stride=2)
-    model.load_state_dict(load_file(finished / f"model-{name}.safetensors"))
+    found = load_model(finished / f"model-{name}.safetensors")
+    weights = load_file(finished / f"model-{name}.safetensors")
+    assert all(torch.equal(weights[key], value) for key, value in found.model.state_dict().items())
+    assert (found.mean, found.std, len(found.classes)) == ((0.5,), (0.2,), 10)
     assert not list(finished.glob("training-*"))
 
 

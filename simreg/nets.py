@@ -1,10 +1,12 @@
-"""The ResNet18 for 32x32 images that the paper uses: 7x7 stem, no max-pool, four sections of two blocks."""
+"""Networks for small images: the ResNet18 of the paper, 7x7 stem, no max-pool, four sections of two blocks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from simreg._checks import describe
 
 
 def conv_bn(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:
@@ -37,12 +39,26 @@ class ResNet18(nn.Module):
         width: Channels of the first section, doubled in each further one; the paper's is 64.
         stem_stride: 1 in the paper; 2 makes a pass about 3.6 times faster on a CPU.
         seed: Seed of the initial weights; the caller's random state is left as it was.
+
+    Raises:
+        ValueError: If a number is below 1.
+
+    Source: He et al., 2016 (https://arxiv.org/abs/1512.03385), as changed for 32x32 images by Attias, Pehlevan, Obeid,
+    2024 (https://arxiv.org/abs/2410.03952).
+
+    Example:
+        >>> ResNet18(10, channels=1, width=8, stem_stride=2)(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
         self, num_classes: int, *, channels: int, width: int = 64, stem_stride: int = 1, seed: int = 0
     ) -> None:
         super().__init__()
+        sizes = {"num_classes": num_classes, "channels": channels, "width": width, "stem_stride": stem_stride}
+        for name, value in sizes.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1, got {describe(value)}.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.stem = nn.Sequential(*conv_bn(channels, width, kernel=7, stride=stem_stride), nn.ReLU())
@@ -60,4 +76,5 @@ class ResNet18(nn.Module):
         """(N, C, H, W) -> logits (N, num_classes)."""
         x = self.layer2(self.layer1(self.stem(x)))
         x = self.layer4(self.layer3(x))
-        return self.fc(self.pool(x).flatten(1))
+        logits: Tensor = self.fc(self.pool(x).flatten(1))
+        return logits
