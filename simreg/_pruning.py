@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,29 +62,6 @@ def shrink_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, size
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == (size,):
             state[name] = value[list(kept)].clone()
-
-
-def note_layers(destination: object, prefix: str, layers: Sequence[str]) -> None:
-    """Write the layers' names into the metadata of a state dict: its keys and tensors stay as they are."""
-    metadata = getattr(destination, "_metadata", {})  # a plain dict has none
-    if prefix[:-1] in metadata:
-        metadata[prefix[:-1]]["layers"] = list(layers)
-
-
-def layers_to_load(saved: Tensor, metadata: Mapping[str, Any], layers: Sequence[str]) -> list[str]:
-    """Those of ``layers`` that a checkpoint with logits ``saved`` of another number was pruned to.
-
-    Raises:
-        ValueError: If it is of other layers, or its layers are not known.
-    """
-    names = metadata.get("layers")
-    if names is not None and len(names) == saved.numel() and set(names) <= set(layers):
-        return list(names)
-    what = f"{saved.numel()} layers" if names is None else f"the layers {names!r}"
-    raise ValueError(
-        f"layers: the state is of {what}, this regularizer taps {list(layers)!r}. Create it with the layers of that "
-        "one (reg.layers), or load a state saved by torch.save, which names them, into one that taps more."
-    )
 
 
 def _refuse(grads: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,45 +9,33 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from simreg import functional as F
-from simreg import kernels
-from simreg._checks import (
-    capturing,
-    check_choice,
-    check_images,
-    check_pairs,
-    check_positive,
-    check_tensor,
-    check_unit_range,
-    describe,
-    readable,
+from simreg import _stats
+from simreg._checks import capturing, check_choice, check_images, check_positive, check_tensor, describe, readable
+from simreg._comparison import Comparison, attach, compare, compare_attached
+from simreg._inputs import (
+    batch_on,
+    check_features,
+    computed_targets,
+    device_of,
+    given_pairs,
+    targets_of_pairs,
+    to_model,
 )
-from simreg._outputs import like, rows_of
-from simreg._pruning import check_optimizer, layers_to_keep, layers_to_load, note_layers, shrink, shrink_state
+from simreg._passes import exits_early, joint_features, separate_features
+from simreg._tapped import TappedLayers
 from simreg._watch import ExtremeTargetWatch, OptimizerWatch, ZeroGradientWatch
 from simreg.batch import PairBatch
-from simreg.batchnorm import (
-    BATCH_NORM_POLICIES,
-    AuxiliaryStatistics,
-    BatchNormPolicy,
-    RecomputeGuard,
-    batch_norm_policy,
-)
-from simreg.centering import ChannelMeans
-from simreg.cost import CostEstimate, Mode, estimate
-from simreg.features import FeatureTap, Select, is_compiled, is_distributed
+from simreg.batchnorm import BATCH_NORM_POLICIES, AuxiliaryStatistics, BatchNormPolicy, RecomputeGuard
+from simreg.features import FeatureTap, Select, is_compiled
 from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
 from simreg.kernels import BACKENDS, Backend
-from simreg.layers import channel_dim
 from simreg.pool import Pairing
 from simreg.targets import Target, check_similarity_range, unit_float
 
-_NORM_FLOOR = 1e-8
-_AUGMENTED = 0.3  # how far augmentation, such as added noise, may take images out of [0, 1]
 _CHECKED_CALLS = 20  # calls whose target values are looked at, which on a GPU synchronises
 
 
-class SimilarityRegularizer(nn.Module):
+class SimilarityRegularizer(TappedLayers):
     r"""Penalty that makes a model's feature similarities follow target similarities.
 
     .. math::
@@ -114,8 +101,6 @@ class SimilarityRegularizer(nn.Module):
         {'1': 1.0}
     """
 
-    layer_logits: nn.Parameter
-
     def __init__(
         self,
         model: nn.Module,
@@ -162,7 +147,8 @@ class SimilarityRegularizer(nn.Module):
         if attach and backend == "reference":
             raise ValueError('attach=True needs the fused kernels: use backend="auto".')
         self._tap = FeatureTap(model, layers, select=select)
-        self._own_state(model, layer_weights)
+        self._own(model, layer_weights)
+        self._auxiliary = AuxiliaryStatistics(model) if batch_norm == "separate" else None
         self._observed: dict[str, Tensor] | None = None
         self._handed_on: dict[str, tuple[Tensor, Tensor]] = {}  # products and center of the layers
         self._last: dict[str, Tensor] | None = None
@@ -171,13 +157,6 @@ class SimilarityRegularizer(nn.Module):
         self._gradients = ZeroGradientWatch()
         self._optimizers = OptimizerWatch()
         self._guard = RecomputeGuard(batch_norm)
-
-    def _own_state(self, model: nn.Module, layer_weights: str | Sequence[float]) -> None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        logits, learned = _initial_logits(layer_weights, self.layers)
-        self.layer_logits = nn.Parameter(logits.to(device), requires_grad=learned)
-        self.channel_means = ChannelMeans(len(self.layers), device)
-        self._auxiliary = AuxiliaryStatistics(model) if self.batch_norm == "separate" else None
 
     @property
     def alpha(self) -> float:
@@ -188,17 +167,6 @@ class SimilarityRegularizer(nn.Module):
     def alpha(self, alpha: float) -> None:
         check_positive("alpha", alpha, zero=True)
         self._alpha = alpha
-
-    @property
-    def layers(self) -> list[str]:
-        """Resolved names of the tapped layers."""
-        return self._tap.layers
-
-    @property
-    def layer_weights(self) -> dict[str, float]:
-        """Softmax weights of the layers by name."""
-        weights = torch.softmax(self.layer_logits.detach().float(), dim=0)
-        return dict(zip(self.layers, weights.tolist(), strict=True))
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -212,64 +180,7 @@ class SimilarityRegularizer(nn.Module):
         """
         if self._last is None:
             return {}
-        mixed, target, layered = (self._last[k].double() for k in ("similarity", "target", "layers"))
-        loss = float(self._last["loss"])
-        return {
-            "loss": loss,
-            "penalty": self.alpha * loss,
-            "correlation": _correlation(mixed, target),
-            "target_share": float((target.abs() >= 0.999).double().mean()),
-            "similarity_spread": dict(zip(self.layers, layered.std(dim=1, correction=0).tolist(), strict=True)),
-            "layer_weights": self.layer_weights,
-        }
-
-    def prune_layers(self, min_weight: float, *, optimizer: torch.optim.Optimizer | None = None) -> list[str]:
-        r"""Drop the layers whose weight is below ``min_weight``; at least the heaviest stays.
-
-        Where the learned weights have collapsed on shallow layers, the regularization pass then ends earlier. The
-        layers that stay keep their logits :math:`a` and running means, and the loss is that of a regularizer made with
-        them alone: :math:`\gamma_l = e^{a_l} / \sum_{m\ \text{kept}} e^{a_m}`. `layer_logits` stays the same parameter,
-        with fewer entries. Fixed weights are renormalised alike.
-
-        Call it between ``optimizer.step()`` and the next forward pass: a loss computed before can no longer be
-        differentiated. A pass that `observe` has recorded goes on with the layers that stay. In distributed training
-        call it in every process, with equal logits, and not where the logits are part of a wrapped model. The state
-        dict names the layers, so that it also loads into a regularizer with all layers, which then drops the same.
-
-        Args:
-            min_weight: Bound on the softmax weights, in (0, 1).
-            optimizer: The one that holds the layer logits. What it keeps for them in their shape, such as momentum
-                or Adam's averages, is cut alike. By default the one that was seen to step over them, so pass it
-                where none has stepped since the regularizer was made or loaded. LBFGS is not supported.
-
-        Returns:
-            Names of the layers dropped.
-
-        Raises:
-            ValueError: If ``min_weight`` is outside (0, 1), or ``optimizer`` does not hold learned logits.
-            TypeError: If an argument has the wrong type.
-            RuntimeError: If the regularizer is closed, or inside `observe`.
-
-        Example:
-            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
-            >>> reg = SimilarityRegularizer(model, layers=["0", "1", "2"])
-            >>> reg.layer_logits.data = torch.tensor([4.0, 4.0, 0.0])
-            >>> reg.prune_layers(0.05)
-            ['2']
-            >>> reg.layer_weights
-            {'0': 0.5, '1': 0.5}
-        """
-        self._tap.require_model()
-        check_optimizer(optimizer, self.layer_logits)
-        kept = layers_to_keep(list(self.layer_weights.values()), min_weight)
-        dropped = [name for i, name in enumerate(self.layers) if i not in kept]
-        if dropped:
-            self._keep([self.layers[i] for i in kept], optimizer)
-        return dropped
-
-    def parameter_group(self) -> dict[str, Any]:
-        """The layer logits as an optimizer group without weight decay."""
-        return {"params": [self.layer_logits], "weight_decay": 0.0}
+        return {**_stats.described(self._last, self.alpha, self.layers), "layer_weights": self.layer_weights}
 
     def forward(
         self, batch: PairBatch | Tensor, *, targets: Tensor | None = None, pairs: Tensor | None = None
@@ -327,21 +238,9 @@ class SimilarityRegularizer(nn.Module):
         n = features.shape[0]
         if n < 2 or (self.pairing == "pairs" and n % 2):
             return features  # `penalty` says what is wrong
-        self._check_features(index, features, n)
-        dim = channel_dim(self._tap.modules[index], features.shape)
-        means = self.channel_means
-        mean = means.mean(index, features, dim) if self.centering == "channel" else None
-        paired = self.pairing == "pairs"
-        name = kernels.choose(self.backend, [features], paired)
-        handed, products, center = kernels.attach(
-            features,
-            dim,
-            mean,
-            paired=paired,
-            centering=self.centering,
-            momentum=means.momentum,
-            backend=name,
-            copy=copied,
+        check_features(self.layers[index], features, n, self.layer_logits.device)
+        handed, products, center = attach(
+            self._how, index, features, self._tap.modules[index], self.channel_means, copy=copied
         )
         self._handed_on[self.layers[index]] = (products, center)
         return handed
@@ -370,7 +269,7 @@ class SimilarityRegularizer(nn.Module):
         features, self._observed = self._observed, None
         handed, self._handed_on = self._handed_on, {}
         n = next(iter(features.values())).shape[0]
-        pairs = self._check_pairs(pairs, n)
+        pairs = given_pairs(pairs, n, self.pairing, self.layer_logits.device)
         check_tensor("images_or_targets", images_or_targets)
         if images_or_targets.ndim > 2:
             if images_or_targets.shape[0] != n:
@@ -406,106 +305,24 @@ class SimilarityRegularizer(nn.Module):
         if self.alpha == 0:
             return self._tap.require_model()(x), self._nothing()
         images, targets, pairs = self._inputs(batch, None, None)
-        if images.shape[1:] != x.shape[1:]:
-            raise ValueError(
-                f"images of shape {tuple(images.shape[1:])} and task images of shape {tuple(x.shape[1:])} cannot "
-                "share a pass: resize one (RegularizationPool(transform=...)), or call reg(batch)."
-            )
-        with self._tap.record():
-            output = self._tap.require_model()(torch.cat([x, like(images, x)]))
-        features = {name: f[x.shape[0] :] for name, f in self._tap.take().items()}
-        return rows_of(output, x.shape[0]), self._penalty(features, targets, pairs, images.shape[0])
+        output, features = joint_features(self._tap, x, images)
+        return output, self._penalty(features, targets, pairs, images.shape[0])
 
-    def cost(
-        self, batch_size: int, pairs: int | None = None, *, example: Tensor, mode: Mode = "separate"
-    ) -> CostEstimate:
-        """What a regularized step costs: FLOPs, expected time, memory; nothing is trained or changed.
-
-        Counted are the FLOPs of convolutions, matrix products and attention in forward passes of two images, in the
-        model's present mode (best that of training), scaled to the batch. Backward counts twice forward, whatever is
-        frozen. The regularization pass ends after the last tapped layer where `early_exit` says so. Not counted:
-        elementwise operations, optimizer, data loading, targets. The expected time is the ratio of FLOPs: it is too
-        low where the tapped layers are shallow and large, since these take more time per FLOP. It holds for images
-        that all differ: with ``pool.batches(distinct=True)`` there are fewer.
-
-        ``extra_memory`` is what autograd keeps of the regularization images for backward (layers' inputs and outputs,
-        the images too), features that only the similarity keeps, and the similarity's own gradient, once the tapped
-        features (none of its own under `observe` with ``attach=True``). ``"joint"`` pads that gradient to the task
-        images and copies these. Not counted: gradients of the model on their way through it, targets, small tensors.
-        Call it inside ``torch.autocast`` if training uses that.
-
-        Args:
-            batch_size: B, task images of a step.
-            pairs: k, pairs of a step. With pairing ``"pairs"`` that is 2k images, with ``"all"`` the fewest n with
-                n (n - 1) / 2 >= k. With ``"observe"`` by default those that ``pairing`` makes of the batch.
-            example: Images as the model takes them, (N, C, H, W), N >= 1, of which the first two are used (one is
-                repeated). Task and regularization images are taken to have this size.
-            mode: ``"separate"`` for ``reg(batch)``, ``"observe"`` for the task batch itself, ``"joint"``.
-
-        Returns:
-            The estimate; ``print`` it for a summary.
-
-        Raises:
-            ValueError: If an argument is out of range, or the model is wrapped by FSDP (estimate before that).
-            TypeError: If an argument has the wrong type.
-            RuntimeError: If the regularizer is closed, or inside `observe`.
-
-        Example:
-            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
-            >>> reg = SimilarityRegularizer(model, layers=["1"])
-            >>> print(reg.cost(64, 16, example=torch.zeros(1, 1, 32, 32)))
-            separate: 64 images and 16 pairs a step, 32 more images up to the last tapped layer
-            FLOP a step: plain 99.1 M, regularized 106 M (similarity 1.04 M): 1.07 times the plain step
-            memory: 1.05 MB more; the similarity reads and writes 1.38 MB
-            features of an image: 1 4x30x30 (14.4 kB)
-        """
-        exits = self._exits_early(self._tap.require_model())
-        images = self._to_model(check_images("example", example).to(self._device()))
-        return estimate(
-            self._tap,
-            images,
-            batch_size,
-            pairs,
-            mode=mode,
-            pairing=self.pairing,
-            early_exit=exits,
-            attached=self.attach and mode == "observe",
-        )
+    def close(self) -> None:
+        """Remove all hooks and let go of the model; closing twice is fine."""
+        super().close()
+        self._guard.close()
+        self._observed = None
+        self._handed_on = {}
 
     def _keep(self, layers: list[str], optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Go on with these layers."""
-        size, kept = len(self.layers), [self.layers.index(name) for name in layers]
-        self._tap.keep(layers)
-        shrink(self.layer_logits, kept)
-        for holder in (optimizer, self._optimizers.holder()):
-            if holder is not None:
-                shrink_state(holder, self.layer_logits, size, kept)
-        self.channel_means.keep(kept)
+        kept = [self.layers.index(name) for name in layers]
+        super()._keep(layers, optimizer)
         if self._observed is not None:
             self._observed = {name: self._observed[name] for name in layers}
         self._handed_on = {name: found for name, found in self._handed_on.items() if name in layers}
         if self._last is not None:
             self._last["layers"] = self._last["layers"][kept]
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        note_layers(destination, prefix, self.layers)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
-    ) -> None:
-        saved = state_dict.get(prefix + "layer_logits")
-        if isinstance(saved, Tensor) and saved.shape != self.layer_logits.shape:
-            self._keep(layers_to_load(saved, local_metadata, self.layers))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
-    def close(self) -> None:
-        """Remove all hooks and let go of the model; closing twice is fine."""
-        self._tap.close()
-        self._optimizers.stop()
-        self._guard.close()
-        self._observed = None
-        self._handed_on = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Features and diagnostics of a pass hang on its graph and do not travel with copies.
@@ -528,99 +345,34 @@ class SimilarityRegularizer(nn.Module):
         self, batch: PairBatch | Tensor, targets: Tensor | None, pairs: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images, targets and pairs, on the device of the regularizer."""
-        device = self._device()
+        model = self._tap.require_model()
+        device = device_of(model, self.layer_logits)
         if isinstance(batch, PairBatch):
             if targets is not None or pairs is not None:
                 raise ValueError("targets and pairs belong to images; a PairBatch has its own.")
-            batch = batch.to(device, non_blocking=True) if batch.images.device != device else batch
-            if batch.pairs is None and self.pairing == "all":
-                raise ValueError(
-                    'pairing="all" needs the targets of all pairs: draw batches with pool.batches(..., pairing="all").'
-                )
-            return self._to_model(batch.images), batch.targets, batch.pairs
+            batch = batch_on(device, batch, self.pairing)
+            return to_model(batch.images, model), batch.targets, batch.pairs
         images = unit_float(check_images("images", batch)).to(device)
-        pairs = self._check_pairs(pairs, images.shape[0])
+        pairs = given_pairs(pairs, images.shape[0], self.pairing, device)
         if targets is None:
             targets, pairs = self._computed(images, pairs)
-        return self._to_model(images), targets, pairs
-
-    def _device(self) -> torch.device:
-        """Device of the regularizer, which must be that of the model."""
-        device = self.layer_logits.device
-        parameter = next(self._tap.require_model().parameters(), None)
-        if parameter is not None and parameter.device != device:
-            raise RuntimeError(
-                f"the model is on {parameter.device}, the regularizer on {device}: call "
-                f"reg.to({str(parameter.device)!r}) before creating the optimizer."
-            )
-        return device
-
-    def _to_model(self, images: Tensor) -> Tensor:
-        """Images in floating point, of the model's dtype."""
-        images = unit_float(images)
-        parameter = next(self._tap.require_model().parameters(), None)
-        return images if parameter is None or not parameter.is_floating_point() else images.to(parameter.dtype)
-
-    def _check_pairs(self, pairs: Tensor | None, n: int) -> Tensor | None:
-        """``pairs`` on the regularizer's device, after checks of shape and batch size."""
-        if n < 2:
-            raise ValueError(f"images: a pair needs at least 2 rows, got {n}.")
-        if pairs is None:
-            if self.pairing == "pairs" and n % 2:
-                raise ValueError(f'images: pairing="pairs" needs an even number of rows, got {n}; or pass pairs=.')
-            return None
-        return check_pairs(pairs, n).to(self.layer_logits.device)
-
-    def _pairs_of(self, n: int, pairs: Tensor | None) -> Tensor:
-        if pairs is not None:
-            return pairs
-        device = self.layer_logits.device
-        if self.pairing == "all":
-            return F.all_pairs(n, device)
-        rows = torch.arange(n // 2, device=device)
-        return torch.stack([rows, rows + n // 2], dim=1)
+        return to_model(images, model), targets, pairs
 
     def _computed(self, images: Tensor, pairs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Targets of these images and the pairs they belong to: those that the target selects."""
-        if self.target is None:
-            raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")
+        """Targets of these images and the pairs they belong to."""
         early = self._calls < _CHECKED_CALLS and not torch.compiler.is_compiling() and not capturing(images)
-        if readable(images) or early:
-            check_unit_range("images", images, tolerance=_AUGMENTED)
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            rows = self.target.representation(images)  # (N, R)
-            chosen = self._pairs_of(images.shape[0], pairs).to(images.device)
-            i, j = chosen.unbind(1)
-            # One matrix product for all pairs, instead of a copy of both rows for each of them.
-            base = self.target.outer(rows, rows)[i, j] if self.pairing == "all" else self.target.inner(rows[i], rows[j])
-            selected = self.target.selected(base)
-            if selected is not None:
-                base, pairs = base[selected], chosen[selected].to(self.layer_logits.device)
-            return self.target.shape(base), pairs
-
-    @property
-    def _steep(self) -> bool:
-        """Whether ±1 targets meet the poles of arctanh."""
-        return self.transform == "arctanh" and (self.target_clamp is None or self.target_clamp >= 0.999)
+        look = readable(images) or early
+        return computed_targets(self.target, images, pairs, self.pairing, self.layer_logits.device, look=look)
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
-        model = self._tap.require_model()
-        exits = self._exits_early(model)
-        if self.batch_norm != "official":
-            self._guard.attach(model)
-            with batch_norm_policy(model, self.batch_norm, self._auxiliary):
-                return self._tap.features(images, early_exit=exits)
-        if images.shape[0] % 2:
-            raise ValueError(f'batch_norm="official" passes two halves of the batch, got {images.shape[0]} images.')
-        rows, columns = (self._tap.features(half, early_exit=exits) for half in images.chunk(2))
-        return {name: torch.cat([rows[name], columns[name]]) for name in self.layers}
-
-    def _exits_early(self, model: nn.Module) -> bool:
-        if self.early_exit != "auto":
-            return bool(self.early_exit)
-        # An exception would end the forward of a compiled model in a graph break, and that of a distributed wrapper
-        # before it has prepared the reduction of gradients.
-        return not (is_compiled(model) or is_distributed(model))
+        return separate_features(
+            self._tap,
+            images,
+            early_exit=exits_early(self._tap.require_model(), self.early_exit),
+            policy=self.batch_norm,
+            auxiliary=self._auxiliary,
+            guard=self._guard,
+        )
 
     def _penalty(
         self,
@@ -630,108 +382,25 @@ class SimilarityRegularizer(nn.Module):
         n: int,
         handed: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        targets = self._checked_targets(targets, pairs, n)
+        device = self.layer_logits.device
+        targets = targets_of_pairs(targets, pairs, n, self.pairing, device)
+        self._look_at(targets)
         if targets.numel() == 0:  # the target selects no pair of this batch
             return self._nothing()
-        for index, feature in enumerate(features.values()):
-            self._check_features(index, feature, n)
-        watched = {name: products for name, (products, _) in handed.items()} if handed else features
+        for name, feature in features.items():
+            check_features(name, feature, n, device)
+        rest = self.channel_means, self.layer_logits, targets, pairs
         if handed:
-            found = self._compared_in_passing(features, handed, targets, pairs, n)
+            watched: Mapping[str, Tensor] = {name: products for name, (products, _) in handed.items()}
+            attached = [handed[name] for name in features]
+            found = compare_attached(self._how, attached, next(iter(features.values())), *rest)
         else:
-            found = self._compared(list(features.values()), targets, pairs, n)
-        self._last = {
-            "loss": found.loss.detach(),
-            "similarity": found.similarity.detach(),
-            "target": targets.detach(),
-            "layers": found.layers.detach(),
-        }
+            watched = features
+            found = compare(self._how, list(features.values()), self._tap.modules, *rest)
+        self._last = _stats.kept(found, targets)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not capturing(found.loss):
             self._watch(watched, found.loss)
         return self.alpha * found.loss
-
-    def _compared(self, features: Sequence[Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> kernels.Penalty:
-        """L_sim of the features, by the backend that fits; updates the running means."""
-        paired = self.pairing == "pairs" and pairs is None
-        name = kernels.choose(self.backend, features, paired, None if pairs is None else pairs.shape[0])
-        if name == "reference":
-            return self._reference(features, targets, pairs, n)
-        dims = [channel_dim(m, f.shape) for m, f in zip(self._tap.modules, features, strict=True)]
-        means = self.channel_means
-        centred = self.centering == "channel"
-        found = kernels.similarity_penalty(
-            features,
-            dims,
-            [means.mean(i, f, d) for i, (f, d) in enumerate(zip(features, dims, strict=True))] if centred else [],
-            self.layer_logits,
-            targets,
-            pairs,
-            paired=paired,
-            centering=self.centering,
-            momentum=means.momentum,
-            convention=self.convention,
-            transform=self.transform,
-            target_clamp=self.target_clamp,
-            eps=_NORM_FLOOR,
-            backend=name,
-        )
-        for index, mean in enumerate(found.means):
-            means.store(index, mean)
-        return found
-
-    def _compared_in_passing(
-        self,
-        features: Mapping[str, Tensor],
-        handed: Mapping[str, tuple[Tensor, Tensor]],
-        targets: Tensor,
-        pairs: Tensor | None,
-        n: int,
-    ) -> kernels.Penalty:
-        """As `_compared`, of the products that `_attached` took."""
-        if self.pairing == "pairs" and pairs is not None:
-            raise ValueError(
-                'pairs: attach=True compares the pairs of pairing="pairs" during the pass, so it takes neither pairs= '
-                'nor a target with select=; use pairing="all", or attach=False.'
-            )
-        if self.pairing == "all":
-            pairs = self._pairs_of(n, pairs)
-        products = torch.cat([handed[name][0] for name in features])
-        dtype = next(iter(features.values())).dtype
-        found = kernels.penalty_of_products(
-            products,
-            self.layer_logits,
-            targets,
-            pairs,
-            dtype=dtype,
-            convention=self.convention,
-            transform=self.transform,
-            target_clamp=self.target_clamp,
-            eps=_NORM_FLOOR,
-        )
-        if self.centering == "channel":
-            for index, name in enumerate(features):
-                self.channel_means.store(index, handed[name][1])
-        return found
-
-    def _reference(self, features: Sequence[Tensor], targets: Tensor, pairs: Tensor | None, n: int) -> kernels.Penalty:
-        """As `_compared`, by the functions of `simreg.functional`."""
-        dense = pairs is None and self.pairing == "all"
-        pairs = self._pairs_of(n, pairs)
-        layers = []
-        for index, feature in enumerate(features):
-            rows = self._centred(index, feature)  # (N, D)
-            if dense:
-                matrix = F.pairwise_cosine(rows, centering="none", eps=_NORM_FLOOR, backend="reference")
-                layers.append(matrix[pairs[:, 0], pairs[:, 1]])
-            else:
-                layers.append(F.paired_cosine(rows, pairs, centering="none", eps=_NORM_FLOOR, backend="reference"))
-        similarities = torch.stack(layers)
-        with torch.autocast(similarities.device.type, enabled=False):
-            mixed = F.mix_similarities(similarities, self.layer_logits)
-            loss = F.similarity_loss(
-                mixed, targets, convention=self.convention, transform=self.transform, target_clamp=self.target_clamp
-            )
-        return kernels.Penalty(loss, mixed, similarities, [])
 
     def _watch(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
         if self._calls <= _CHECKED_CALLS:
@@ -739,70 +408,20 @@ class SimilarityRegularizer(nn.Module):
         if self.layer_logits.requires_grad and len(self.layers) > 1:
             self._optimizers.start(self.layer_logits, self._tap.require_model())
 
-    def _centred(self, index: int, features: Tensor) -> Tensor:
-        if self.centering != "channel":
-            return F.center_features(features, self.centering)
-        dim = channel_dim(self._tap.modules[index], features.shape)
-        rows: Tensor = self.channel_means(index, features, dim)
-        return rows
+    @property
+    def _how(self) -> Comparison:
+        return Comparison(
+            self.pairing, self.centering, self.convention, self.transform, self.target_clamp, self.backend
+        )
 
-    def _check_features(self, index: int, features: Tensor, n: int) -> None:
-        name = self.layers[index]
-        if features.ndim < 2 or features.shape[0] != n or not features.is_floating_point():
-            raise ValueError(
-                f"layer {name!r} gives {describe(features)} for {n} images: similarity needs one floating-point row "
-                "for each image, (N, ...). Tap another layer, or reshape with select=."
-            )
-        if features.device != self.layer_logits.device:
-            raise RuntimeError(
-                f"features of layer {name!r} are on {features.device}, the regularizer on {self.layer_logits.device}: "
-                f"call reg.to({str(features.device)!r}) before creating the optimizer."
-            )
-        if torch.is_grad_enabled() and not features.requires_grad:
-            raise ValueError(
-                f"layers: the features of {name!r} carry no gradient, so the penalty cannot change the model: the "
-                "layers up to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides "
-                "the graph (use_reentrant=False mends that). Tap a layer after the frozen ones."
-            )
-
-    def _checked_targets(self, targets: Tensor, pairs: Tensor | None, n: int) -> Tensor:
-        """Targets of the pairs, (P,), from such or from a matrix (N, N)."""
-        targets = targets.to(self.layer_logits.device).detach()
-        targets = targets if targets.is_floating_point() else targets.float()
-        if targets.ndim == 2:
-            if targets.shape != (n, n):
-                raise ValueError(f"targets: a matrix must be ({n}, {n}) for {n} images, got {tuple(targets.shape)}.")
-            i, j = self._pairs_of(n, pairs).unbind(1)
-            targets = targets[i, j]
-        wanted = pairs.shape[0] if pairs is not None else math.comb(n, 2) if self.pairing == "all" else n // 2
-        if targets.shape != (wanted,):
-            raise ValueError(f"targets must have shape ({wanted},), one for each pair, got {describe(targets)}.")
+    def _look_at(self, targets: Tensor) -> None:
+        """Check the values of targets where that is free, and in the first calls."""
         if torch.compiler.is_compiling():
-            return targets
+            return
         self._calls += 1
         early = self._calls <= _CHECKED_CALLS and not capturing(targets)
         if early or not targets.is_cuda:
             check_similarity_range("targets", targets)
-        if early and self._steep:
+        steep = self.transform == "arctanh" and (self.target_clamp is None or self.target_clamp >= 0.999)
+        if early and steep:  # ±1 meets the poles of arctanh
             self._extreme_targets.look(targets)
-        return targets
-
-
-def _initial_logits(layer_weights: str | Sequence[float], layers: Sequence[str]) -> tuple[Tensor, bool]:
-    """Layer logits, (L,), and whether they are learned."""
-    if isinstance(layer_weights, str):
-        check_choice("layer_weights", layer_weights, ("learned", "uniform"))
-        return torch.zeros(len(layers)), layer_weights == "learned"
-    weights = torch.as_tensor(layer_weights, dtype=torch.float32)
-    if weights.shape != (len(layers),) or not bool((weights >= 0).all()) or not bool(weights.sum() > 0):
-        raise ValueError(
-            f"layer_weights must be {len(layers)} non-negative numbers with a positive sum, one for each of "
-            f"{list(layers)!r}, got {layer_weights!r}."
-        )
-    return (weights / weights.sum()).log(), False
-
-
-def _correlation(x: Tensor, y: Tensor) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    norm = float((x.square().sum() * y.square().sum()).sqrt())
-    return float((x * y).sum()) / norm if norm > 0 else float("nan")

@@ -665,9 +665,54 @@ def test_running_means_of_another_model_are_refused(make_net, images):
     reg = SimilarityRegularizer(make_net(), ["relu1"], target=PixelTarget())
     state = SimilarityRegularizer(make_net(), ["relu2"], target=PixelTarget())
     state(images)
-    reg.load_state_dict(state.state_dict())
+    reg.load_state_dict(dict(state.state_dict()))  # a plain dict names no layers
     with pytest.raises(ValueError, match="6 channels, but its running mean 8"):
         reg(images)
+
+
+def test_state_of_equally_many_other_layers_is_refused(make_net, images):
+    reg, other = (SimilarityRegularizer(make_net(), names) for names in (LAYERS, ["relu1", "conv2"]))
+    before = {k: v.clone() for k, v in reg.state_dict().items()}
+    other.layer_logits.data = torch.tensor([2.0, 1.0])
+    with pytest.raises(ValueError, match=r"of the layers \['relu1', 'conv2'\].* taps \['relu1', 'relu2'\]"):
+        reg.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match="taps"):
+        nn.ModuleDict({"reg": reg}).load_state_dict(nn.ModuleDict({"reg": other}).state_dict(), strict=False)
+    torch.testing.assert_close(dict(reg.state_dict()), before)
+    reg.load_state_dict(dict(other.state_dict()))  # names no layers: taken by their places
+    assert torch.equal(reg.layer_logits, other.layer_logits)
+
+
+def test_state_of_the_same_layers_in_another_order_is_that_of_each(make_net, images):
+    model = make_net().eval()
+    first, second = (SimilarityRegularizer(model, names, target=PixelTarget()) for names in (LAYERS, LAYERS[::-1]))
+    first.layer_logits.data = torch.tensor([2.0, 1.0])
+    first(images)
+    second.load_state_dict(first.state_dict())
+    assert second.layer_weights == first.layer_weights
+    torch.testing.assert_close(second(images), first(images))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_wrappers_do_not_make_layers_others(make_net, prefix):
+    reg, saved = (SimilarityRegularizer(make_net(), names) for names in (LAYERS, LAYERS[::-1]))
+    saved.layer_logits.data = torch.tensor([2.0, 1.0])
+    state = saved.state_dict()
+    state._metadata[""]["layers"] = [prefix + name for name in saved.layers]
+    reg.load_state_dict(state)
+    assert reg.layers == saved.layers
+    assert torch.equal(reg.layer_logits, saved.layer_logits)
+
+
+def test_states_travel_between_wrapped_and_plain_models(make_net, images):
+    model = make_net()
+    regs = [SimilarityRegularizer(wrap(model), LAYERS) for wrap in (lambda m: m, torch.compile, distributed)]
+    for i, saved in enumerate(regs):
+        saved.layer_logits.data = torch.tensor([float(i), 1.0])
+        for reg in regs:
+            reg.load_state_dict(saved.state_dict())
+            assert reg.layers == LAYERS
+            assert torch.equal(reg.layer_logits, saved.layer_logits)
 
 
 def test_model_on_another_device_is_named(make_net, images):

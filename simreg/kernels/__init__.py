@@ -172,7 +172,7 @@ def similarity_penalty(
         )
     else:
         settings = functions.Settings(channel_dims, centering, paired, backend)
-        loss, mixed, layers, *new = functions.Penalty.apply(
+        loss, mixed, layers, _, _, *new = functions.Penalty.apply(
             settings, means, momentum, options, logits, targets, pairs, *features
         )
     return Penalty(loss.to(work_dtype(features[0])), mixed, layers, new if centering == "channel" else [])
@@ -228,7 +228,7 @@ def penalty_of_products(
 ) -> Penalty:
     """L_sim of products that `attach` gave, (L, 3, k) with ``pairs`` None or (L, N, N), for features of ``dtype``."""
     options = _options(dtype, eps, convention, transform, target_clamp)
-    loss, mixed, layers = functions.Loss.apply(options, products, logits, targets, pairs)
+    loss, mixed, layers, *_ = functions.Loss.apply(options, products, logits, targets, pairs)
     return Penalty(loss.to(torch.float64 if dtype == torch.float64 else torch.float32), mixed, layers, [])
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from simreg.kernels import ops
+from simreg.kernels.rules import coefficients_of, refuse, scaled, slope_of
 
 
 class Settings(NamedTuple):
@@ -21,7 +22,11 @@ class Settings(NamedTuple):
 
 
 class Penalty(torch.autograd.Function):
-    """``loss, mixed, similarities, *centers = Penalty.apply(...)``, see `ops.compute_penalty`."""
+    """``loss, mixed, similarities, coefficients, logit_gradient, *centers = Penalty.apply(...)``.
+
+    See `ops.compute_penalty`. What backward makes the gradients of is an output, so that they depend on features and
+    logits for autograd: a second derivative comes back here, as the gradient of that output, and is refused.
+    """
 
     @staticmethod
     def forward(
@@ -29,44 +34,32 @@ class Penalty(torch.autograd.Function):
         settings: Settings,
         means: Sequence[Tensor],
         momentum: float,
-        options: tuple[Any, ...],
+        options: ops.Options,
         logits: Tensor,
         targets: Tensor,
         pairs: Tensor | None,
         *features: Tensor,
     ) -> tuple[Tensor, ...]:
         dims, centering, paired, backend = settings
-        eps, slack, convention, transform, target_clamp = options
         loss, mixed, similarities, coefficients, logit_gradient, centers = ops.compute_penalty(
-            features,
-            means,
-            dims,
-            logits,
-            targets,
-            pairs,
-            centering,
-            paired,
-            momentum,
-            eps,
-            slack,
-            convention,
-            transform,
-            target_clamp,
-            backend,
+            features, means, dims, logits, targets, pairs, centering, paired, momentum, *options, backend
         )
         ctx.settings, ctx.dtype = settings, logits.dtype
         ctx.mark_non_differentiable(mixed, similarities, *centers)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(coefficients, logit_gradient, *features, *centers)
-        return loss, mixed, similarities, *centers
+        return loss, mixed, similarities, coefficients, logit_gradient, *centers
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, *others: Any) -> tuple[Any, ...]:
+        if any(gradient is not None for gradient in others):
+            refuse(ctx)
         coefficients, logit_gradient, *saved = ctx.saved_tensors
-        if upstream is None:
-            return *[None] * 7, *[None] * (len(saved) // 2)
         layers = len(saved) // 2
-        found = Gradients.apply(ctx.settings, coefficients, upstream, saved[layers:], (), *saved[:layers])
+        if upstream is None:
+            return *[None] * 7, *[None] * layers
+        features, centers = saved[:layers], saved[layers:]
+        found = scaled(upstream, lambda s: Gradients.apply(ctx.settings, coefficients, s, centers, (), *features))
         return *[None] * 4, (upstream * logit_gradient).to(ctx.dtype), None, None, *found
 
 
@@ -84,7 +77,7 @@ class Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
         features, center = ctx.saved_tensors
-        coefficients = ops.coefficients_of(slope, ctx.settings.paired)
+        coefficients = coefficients_of(slope, ctx.settings.paired)
         return None, *Gradients.apply(ctx.settings, coefficients, None, [center], (), features)
 
 
@@ -114,30 +107,41 @@ class Attach(torch.autograd.Function):
         if slope is None:  # no penalty was taken of this pass
             return None, None, None, None, upstream
         features, center = ctx.saved_tensors
-        coefficients = ops.coefficients_of(slope, ctx.settings.paired)
-        add = () if upstream is None else (upstream,)
-        return *[None] * 4, *Gradients.apply(ctx.settings, coefficients, None, [center], add, features)
+        coefficients = coefficients_of(slope, ctx.settings.paired)
+        # Added in passing it is no input of `Gradients`, through which a second derivative could reach it.
+        later = upstream is not None and torch.is_grad_enabled()
+        add = () if upstream is None or later else (upstream,)
+        (found,) = Gradients.apply(ctx.settings, coefficients, None, [center], add, features)
+        return *[None] * 4, upstream + found if later else found
 
 
 class Loss(torch.autograd.Function):
-    """``loss, mixed, similarities = Loss.apply(...)`` of products, see `ops.compute_loss`."""
+    """``loss, mixed, similarities, *_ = Loss.apply(...)`` of products, with the outputs of `Penalty` for backward.
+
+    See `ops.compute_loss`.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, options: tuple[Any, ...], products: Tensor, logits: Tensor, targets: Tensor, pairs: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, options: ops.Options, products: Tensor, logits: Tensor, targets: Tensor, pairs: Tensor | None
+    ) -> tuple[Tensor, ...]:
         loss, mixed, similarities, coefficients, logit_gradient = ops.compute_loss(
             products, logits, targets, pairs, *options
         )
         ctx.paired, ctx.dtype = pairs is None, logits.dtype
         ctx.mark_non_differentiable(mixed, similarities)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(coefficients, logit_gradient)
-        return loss, mixed, similarities
+        return loss, mixed, similarities, coefficients, logit_gradient
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, *others: Any) -> tuple[Any, ...]:
+        if any(gradient is not None for gradient in others):
+            refuse(ctx)
+        if upstream is None:
+            return (None,) * 5
         coefficients, logit_gradient = ctx.saved_tensors
-        slope = ops.slope_of(coefficients, ctx.paired)
+        slope = slope_of(coefficients, ctx.paired)
         return None, upstream * slope, (upstream * logit_gradient).to(ctx.dtype), None, None
 
 
@@ -159,6 +163,4 @@ class Gradients(torch.autograd.Function):
             ops.compute_gradients(features, coefficients, scale, centers, dims, centering, paired, add, backend)
         )
 
-    @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> None:
-        raise RuntimeError(ops.NO_DOUBLE_BACKWARD)
+    backward = staticmethod(refuse)

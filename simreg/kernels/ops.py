@@ -16,8 +16,10 @@ from torch import Tensor
 from simreg.kernels import chunked, closed_form, compiled, one_pass
 from simreg.kernels.closed_form import wide
 from simreg.kernels.layout import as_rows, dense, from_rows, to_rows
+from simreg.kernels.rules import Derived, coefficients_of, refuse, scaled
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Options = tuple[float, float, str, str, float]  # eps, slack, convention, transform, clamp of targets
 
 
 def compute_products(
@@ -127,16 +129,6 @@ def compute_penalty(
         pairs = torch.triu_indices(n, n, offset=1, device=features[0].device).T
     found, centers = compute_products(features, means, dims, centering, paired, momentum, backend)
     return *compute_loss(found, logits, targets, pairs, eps, slack, convention, transform, target_clamp), centers
-
-
-def coefficients_of(slope: Tensor, paired: bool) -> Tensor:
-    """The gradient of products as coefficients of the features: each squared norm counts its row twice."""
-    return torch.cat([slope[:, :1], 2.0 * slope[:, 1:]], dim=1) if paired else slope + slope.mT
-
-
-def slope_of(coefficients: Tensor, paired: bool) -> Tensor:
-    """The inverse of `coefficients_of`."""
-    return torch.cat([coefficients[:, :1], 0.5 * coefficients[:, 1:]], dim=1) if paired else 0.5 * coefficients
 
 
 def _rows(features: Sequence[Tensor], dims: Sequence[int]) -> tuple[list[Tensor], list[int]]:
@@ -252,7 +244,9 @@ def _products_backward(ctx: Any, slope: Tensor, _: Any) -> tuple[Any, ...]:
 def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     features, means, dims, logits, _, _, centering, paired, *_, backend = inputs
     ctx.settings = dims, centering, paired, backend
-    ctx.layers, ctx.no_means, ctx.dtype = len(features), [None] * len(means), logits.dtype
+    ctx.layers, ctx.no_means = len(features), [None] * len(means)
+    # Not a saved tensor: an optimizer may step over the logits before backward, which needs no values of them.
+    ctx.logits = logits
     _, mixed, similarities, coefficients, logit_gradient, centers = output
     ctx.mark_non_differentiable(mixed, similarities, coefficients, logit_gradient, *centers)
     ctx.save_for_backward(*features, *centers, coefficients, logit_gradient)
@@ -260,20 +254,16 @@ def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _penalty_backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     *saved, coefficients, logit_gradient = ctx.saved_tensors
-    dims, centering, paired, backend = ctx.settings
     features, centers = saved[: ctx.layers], saved[ctx.layers :]
-    found = gradients(features, coefficients, upstream, centers, dims, centering, paired, [], backend)
-    return found, ctx.no_means, None, (upstream * logit_gradient).to(ctx.dtype), *[None] * 11
+    if torch.is_grad_enabled():
+        coefficients, logit_gradient = Derived.apply(coefficients, logit_gradient, ctx.logits, *features)
+    dims, centering, paired, backend = ctx.settings
+    found = scaled(
+        upstream, lambda s: gradients(features, coefficients, s, centers, dims, centering, paired, [], backend)
+    )
+    return list(found), ctx.no_means, None, (upstream * logit_gradient).to(ctx.logits.dtype), *[None] * 11
 
-
-def _no_double_backward(ctx: Any, *upstream: Any) -> None:
-    raise RuntimeError(NO_DOUBLE_BACKWARD)
-
-
-NO_DOUBLE_BACKWARD = (
-    'the fused similarity kernels have no second derivative: use backend="reference" for double backward.'
-)
 
 products.register_autograd(_products_backward, setup_context=_save_products)
 penalty.register_autograd(_penalty_backward, setup_context=_save_penalty)
-gradients.register_autograd(_no_double_backward)
+gradients.register_autograd(refuse)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from simreg.kernels.triton_gram import gram_gradients_kernel, gram_products_kernel
 from simreg.kernels.triton_gram_finalize import gram_penalty_kernel, gram_reduce_kernel
-from simreg.kernels.triton_plan import Plan, Tiling, ceil_div, make_plan, new_centers, positions, power_of_two
+from simreg.kernels.triton_launch import channel_blocks, closed_form_arguments, new_centers, new_gradients
+from simreg.kernels.triton_plan import Plan, Tiling, ceil_div, make_plan, positions, power_of_two
 from simreg.kernels.triton_results import Results
 
 _INTERPRETED = not isinstance(gram_products_kernel, triton.JITFunction)  # it cannot multiply half precision
-_BLOCK_CHANNELS = 64  # channels of one task of the channel stage
 _PROGRAMS = 528  # four for each multiprocessor of a large GPU; each leaves a partial matrix
 _TILE = 32  # images of a tile of the closed form
 
@@ -34,17 +34,8 @@ def gram_products(
 
     Two launches up to 32 images, three beyond that.
 
-    Args:
-        rows: One view (N, O, I) per layer, N up to 256.
-        means: Old channel means, (C,) float32 per layer, for ``"channel"``.
-        axes: 1 or 2 per layer: whether O or I is the channels.
-        centering: ``"channel"``, ``"batch"``, ``"image"`` or ``"none"``.
-        momentum: Of the running channel means; 0 leaves them.
-        results: Filled in if given.
-
-    Returns:
-        Products (L, N, N) in float64, not for use if ``results`` are given; and what backward subtracts, one tensor
-        per layer: new channel means (C,), row means (N,) or nothing (0,).
+    Arguments and return value are those of `triton_backend.products`; ``results`` are filled in if given, and the
+    products (L, N, N) then are not for use.
     """
     layers, n, device = len(rows), rows[0].shape[0], rows[0].device
     high, blocks = _row_blocks(n, 128 if all(x.element_size() == 2 for x in rows) else 64)
@@ -63,16 +54,15 @@ def gram_products(
     )  # fmt: skip
     adjust = 1 if centering == "batch" else 0
     if update:
-        adjust = max(ceil_div(count, _BLOCK_CHANNELS) for count in plan.channels)
+        adjust = channel_blocks(plan)
     products = torch.empty((layers, n, n), dtype=torch.float64, device=device)
     corrections = torch.empty((layers, max(adjust, 1), n), dtype=torch.float64, device=device)
     squares = torch.empty((layers, max(adjust, 1)), dtype=torch.float64, device=device)
-    centers = new_centers(rows, plan, centering, update)
+    centers = new_centers(rows, means, plan, centering, update)
     tiles, tile, padded = ceil_div(n, _TILE), min(power_of_two(n), _TILE), power_of_two(layers)
     shares = torch.empty((tiles * tiles, layers + 1), dtype=torch.float64, device=device)
     row_sums = torch.empty((layers, tiles, n), dtype=torch.float64, device=device)
-    outputs = results.tensors if results else (products,) * 7
-    eps, clamp, transform, convention = results.options if results else (1.0, 1.0, "none", "mean")
+    outputs, (eps, clamp, transform, convention) = closed_form_arguments(results, products)
     reduce = _reduce_blocks(n, plan)
     gram_reduce_kernel[(layers * (ceil_div(n * n, reduce[1]) + adjust),)](
         partial, moment, sums, tuple(means) or (counter,), counter, products, corrections, squares, tuple(centers),
@@ -89,8 +79,6 @@ def gram_products(
     if results is None and adjust:
         take = corrections.sum(1)  # (L, N)
         products = products - take.unsqueeze(1) - take.unsqueeze(2) + squares.sum(1)[:, None, None]
-    if centering == "channel" and not update:
-        centers = [mean.clone() for mean in means]
     return products, centers
 
 
@@ -109,23 +97,12 @@ def gram_gradients(
 
     of centred rows :math:`x`, plus ``add``.
 
-    Args:
-        rows: One view (N, O, I) per layer.
-        coefficients: A, shape (L, N, N).
-        scale: s, shape (), or None for 1.
-        centers: What `gram_products` returned.
-        axes: 1 or 2 per layer: whether O or I is the channels.
-        centering: As for the products.
-        add: One (N, O, I) tensor or None per layer.
-
-    Returns:
-        One dense (N, O, I) tensor per layer, in the dtype of its rows.
+    Arguments and return value are those of `triton_backend.gradients`.
     """
     n = rows[0].shape[0]
     high, blocks = _row_blocks(n, 128 if n <= 128 else 64)
     plan = _plan(rows, axes, centering, high, add or ())
-    out = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in rows)
-    extra = tuple(x if a is None else a for x, a in zip(rows, add or rows, strict=True))
+    out, extra = new_gradients(rows, add)
     if centering == "batch" and blocks > 1:
         coefficients = coefficients - coefficients.mean(dim=1, keepdim=True)
     coefficients = coefficients.contiguous()

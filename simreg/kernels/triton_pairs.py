@@ -9,21 +9,12 @@ import torch
 from torch import Tensor
 
 from simreg.kernels.triton_batch import batch_gradients_kernel, batch_products_kernel
+from simreg.kernels.triton_launch import channel_blocks, closed_form_arguments, new_centers, new_gradients
 from simreg.kernels.triton_paired import paired_gradients_kernel, paired_products_kernel
 from simreg.kernels.triton_paired_finalize import paired_finalize_kernel
-from simreg.kernels.triton_plan import (
-    Plan,
-    Tiling,
-    ceil_div,
-    chunk_units,
-    make_plan,
-    new_centers,
-    positions,
-    power_of_two,
-)
+from simreg.kernels.triton_plan import Plan, Tiling, ceil_div, chunk_units, make_plan, positions, power_of_two
 from simreg.kernels.triton_results import Results
 
-_BLOCK_CHANNELS = 64  # channels of one task of the channel stage
 _TILE = 1024  # entries of the finalizing kernel's tiles
 
 
@@ -39,17 +30,8 @@ def paired_products(
 
     .. math:: \langle x_p, x_{k+p} \rangle, \quad |x_p|^2, \quad |x_{k+p}|^2 \quad \text{of centred rows}
 
-    Args:
-        rows: One view (N, O, I) per layer, N = 2k.
-        means: Old channel means, (C,) float32 per layer, for ``"channel"``.
-        axes: 1 or 2 per layer: whether O or I is the channels.
-        centering: ``"channel"``, ``"batch"``, ``"image"`` or ``"none"``.
-        momentum: Of the running channel means; 0 leaves them.
-        results: Filled in if given.
-
-    Returns:
-        Products (L, 3, k) in float64, not for use if ``results`` are given; and what backward subtracts, one tensor
-        per layer: new channel means (C,), row means (N,) or nothing (0,).
+    Arguments and return value are those of `triton_backend.products`; ``results`` are filled in if given, and the
+    products (L, 3, k) then are not for use.
     """
     n, device = rows[0].shape[0], rows[0].device
     pairs = n // 2
@@ -69,8 +51,7 @@ def paired_products(
             tuple(rows), tuple(means) or (counter,), partial, sums, counter, pairs, plan.layers, plan.groups, centering,
             update, num_warps=4,
         )  # fmt: skip
-    products, centers = _finalize(plan, axes, rows, means, centering, momentum, partial, sums, counter, results)
-    return products, centers
+    return _finalize(plan, axes, rows, means, centering, momentum, partial, sums, counter, results)
 
 
 def _finalize(
@@ -89,23 +70,20 @@ def _finalize(
     pairs = n // 2
     update = centering == "channel" and momentum != 0.0
     products = torch.empty((layers, 3, pairs), dtype=torch.float64, device=device)
-    blocks = max(ceil_div(count, _BLOCK_CHANNELS) for count in plan.channels) if update else 1
+    blocks = channel_blocks(plan) if update else 1
     corrections = torch.empty((layers * blocks, n) if update else 1, dtype=torch.float64, device=device)
     squares = torch.empty(layers * blocks, dtype=torch.float64, device=device)
-    centers = new_centers(rows, plan, centering, update)
+    centers = new_centers(rows, means, plan, centering, update)
     wide = min(power_of_two(pairs), 16)
     chunks = power_of_two(max(stop - start for start, stop in pairwise(plan.first)))
     tall = power_of_two(layers)
-    outputs = results.tensors if results else (products,) * 7
-    eps, clamp, transform, convention = results.options if results else (1.0, 1.0, "none", "mean")
+    outputs, (eps, clamp, transform, convention) = closed_form_arguments(results, products)
     paired_finalize_kernel[(layers * (ceil_div(pairs, wide) + (blocks if update else 0)),)](
         partial, sums, tuple(means) or (counter,), counter, products, corrections, squares, tuple(centers), *outputs,
         pairs, momentum, eps, clamp, plan.layers, plan.first, plan.channels, positions(rows, axes), (1,) * layers,
         centering, update, results is not None, transform, convention, blocks, (min(_TILE // wide, chunks), wide),
         (tall, min(power_of_two(pairs), _TILE // tall)), num_warps=8,
     )  # fmt: skip
-    if centering == "channel" and not update:
-        centers = [mean.clone() for mean in means]
     return products, centers
 
 
@@ -124,22 +102,11 @@ def paired_gradients(
 
     of centred rows :math:`x`, less their column mean for ``"batch"``, plus ``add``.
 
-    Args:
-        rows: One view (N, O, I) per layer, N = 2k.
-        coefficients: Shape (L, 3, k): c, o of the first, o of the second.
-        scale: s, shape (), or None for 1.
-        centers: What `paired_products` returned.
-        axes: 1 or 2 per layer: whether O or I is the channels.
-        centering: As for the products.
-        add: One (N, O, I) tensor or None per layer.
-
-    Returns:
-        One dense (N, O, I) tensor per layer, in the dtype of its rows.
+    Arguments and return value are those of `triton_backend.gradients`.
     """
     pairs = rows[0].shape[0] // 2
     plan = _plan(rows, axes, centering, pairs, add or ())
-    out = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in rows)
-    extra = tuple(x if a is None else a for x, a in zip(rows, add or rows, strict=True))
+    out, extra = new_gradients(rows, add)
     strides = tuple(x.stride(0) for x in extra)
     coefficients = coefficients.contiguous()
     given = coefficients if scale is None else scale

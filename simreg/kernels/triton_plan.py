@@ -170,9 +170,3 @@ def _groups(keys: Sequence[_Key], first: tuple[int, ...]) -> tuple[tuple[int, ..
 def positions(rows: Sequence[Tensor], axes: Sequence[int]) -> tuple[int, ...]:
     """Number of positions of each channel, for every layer."""
     return tuple(x.shape[3 - axis] for x, axis in zip(rows, axes, strict=True))
-
-
-def new_centers(rows: Sequence[Tensor], plan: Plan, centering: str, update: bool) -> list[Tensor]:
-    """Uninitialised tensors for what backward subtracts: one of its own for each layer, as operators require."""
-    sizes = [x.shape[0] for x in rows] if centering == "image" else plan.channels if update else [0] * len(rows)
-    return [torch.empty(size, dtype=torch.float32, device=x.device) for x, size in zip(rows, sizes, strict=True)]

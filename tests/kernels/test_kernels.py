@@ -317,6 +317,100 @@ def test_double_backward_says_what_to_do(generator):
     assert torch.isfinite(x.grad).all()
 
 
+def attached_loss(features, logits, targets, paired):
+    """As the regularizer takes it with attach=True."""
+    found = [
+        kernels.attach(f, 1, None, paired=paired, centering="none", momentum=0.0, backend="torch", copy=False)
+        for f in features
+    ]
+    pairs = None if paired else torch.tensor(pair_list(features[0].shape[0], False))
+    options = {"convention": "official", "transform": "arctanh", "target_clamp": None, "eps": 1e-8}
+    products = torch.cat([products for _, products, _ in found])
+    return kernels.penalty_of_products(products, logits, targets, pairs, dtype=torch.float64, **options).loss
+
+
+def operator_loss(features, logits, targets, paired):
+    options = (1e-8, closed_form.rounding(torch.float64), "official", "arctanh", 1.0)
+    dims = [1] * len(features)
+    return ops.penalty(features, [], dims, logits, targets, None, "none", paired, 0.0, *options, "torch")[0]
+
+
+def eager_loss(features, logits, targets, paired):
+    return fused(features, [None] * len(features), logits, targets, None, "none", "torch", paired).loss
+
+
+def compiled_loss(features, logits, targets, paired):
+    torch._dynamo.reset()
+    return torch.compile(eager_loss, fullgraph=True, backend="eager")(features, logits, targets, paired)
+
+
+LOSSES = [
+    *[(loss, paired) for loss in (eager_loss, operator_loss, attached_loss) for paired in (True, False)],
+    (compiled_loss, False),  # compiled pairs are plain operations, which have second derivatives
+]
+
+
+@pytest.mark.parametrize(("loss", "paired"), LOSSES)
+@pytest.mark.parametrize("power", [1, 2])  # squared, the gradients also hang on the loss by their scale
+def test_second_derivatives_are_refused_wherever_they_lead(loss, paired, power):
+    features, _, logits, targets = case(4, paired)
+    found = loss(features, logits, targets, paired) ** power
+    gradients = torch.autograd.grad(found, [logits, *features], create_graph=True)
+    for first in gradients:
+        weights = torch.linspace(1, 2, first.numel(), dtype=first.dtype).view_as(first)
+        for second in (logits, features[0], features[-1]):
+            with pytest.raises(RuntimeError, match='backend="reference"'):
+                torch.autograd.grad((weights * first).sum(), second, retain_graph=True)
+        with pytest.raises(RuntimeError, match='backend="reference"'):
+            (weights * first).sum().backward(retain_graph=True)
+    assert logits.grad is None
+
+
+@pytest.mark.parametrize(("loss", "paired"), LOSSES)
+def test_gradients_are_linear_in_the_scale_of_the_loss(loss, paired):
+    """A second derivative to the loss's scale alone, as of a learned weight, is the gradient itself."""
+    features, _, logits, targets = case(4, paired)
+    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    plain = torch.autograd.grad(loss(features, logits, targets, paired), [logits, *features])
+    found = loss(features, logits, targets, paired)
+    for factor in (3.0, scale):  # a constant as GradScaler's, or one with a derivative
+        scaled = torch.autograd.grad(factor * found, [logits, *features], create_graph=True)
+        torch.testing.assert_close([g.detach() / 3 for g in scaled], list(plain))
+    exact = [logits] if loss is attached_loss else [logits, *features]  # the pass of attach=True scales in passing
+    for got, expected in zip(scaled[: len(exact)], plain, strict=False):
+        weights = torch.linspace(1, 2, got.numel(), dtype=got.dtype).view_as(got)
+        (slope,) = torch.autograd.grad((weights * got).sum(), scale, retain_graph=True)
+        torch.testing.assert_close(slope, (weights * expected).sum())
+    if loss is attached_loss:
+        with pytest.raises(RuntimeError, match='backend="reference"'):
+            torch.autograd.grad(scaled[1].sum(), scale)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_attached_layers_keep_second_derivatives_of_the_rest_to_its_scale(paired):
+    features, _, _, _ = case(4, paired)
+    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    handed, products, _ = kernels.attach(
+        features[0], 1, None, paired=paired, centering="none", momentum=0.0, backend="torch", copy=False
+    )
+    loss = scale * handed.square().sum() + products.sum()
+    (first,) = torch.autograd.grad(loss, features[0], create_graph=True)
+    (slope,) = torch.autograd.grad(first.sum(), scale, retain_graph=True)
+    torch.testing.assert_close(slope, 2 * features[0].detach().sum())
+    with pytest.raises(RuntimeError, match='backend="reference"'):
+        torch.autograd.grad(first.sum(), features[0])
+
+
+@pytest.mark.parametrize("loss", [eager_loss, operator_loss])
+def test_an_optimizer_may_step_over_the_logits_before_backward(loss):
+    features, _, logits, targets = case(4, True)
+    expected = torch.autograd.grad(loss(features, logits, targets, True), [logits, *features])
+    found = loss(features, logits, targets, True)
+    with torch.no_grad():
+        logits += 1.0
+    torch.testing.assert_close(torch.autograd.grad(found, [logits, *features]), expected)
+
+
 @pytest.mark.parametrize("paired", [True, False])
 def test_operators_keep_the_rules_of_torch_library(paired):
     features, means, logits, targets = case(4, paired, torch.float32, shapes=[(3, 5), (2, 4, 2)])
