@@ -43,6 +43,11 @@ def check_budget(epsilon: float, measured: float) -> None:
         )
 
 
+def indices_of(part: slice, first_index: int) -> range:
+    """Indices, in the whole set, of one batch of a part that starts at ``first_index``."""
+    return range(first_index + part.start, first_index + part.stop)
+
+
 def check_epsilons(epsilons: Iterable[float] | Tensor) -> tuple[float, ...]:
     """``epsilons`` as floats; raises unless there is at least one and all are finite and >= 0."""
     if isinstance(epsilons, Tensor):

@@ -14,6 +14,7 @@ from simreg.robustness._boundary import (
     STATS_EVERY,
     Run,
     Tracker,
+    check_start_images,
     empty_run,
     join_batches,
     merge_repeats,
@@ -21,6 +22,7 @@ from simreg.robustness._boundary import (
 )
 from simreg.robustness._random import check_seed, derive_seed, seeded_global_rng
 from simreg.robustness._starts import StartFinder
+from simreg.robustness._tally import indices_of
 from simreg.robustness.classifier import (
     Classifier,
     Model,
@@ -45,6 +47,7 @@ def boundary_attack(
     repeats: int = 1,
     batch_size: int = 128,
     seed: int = 0,
+    first_index: int = 0,
     convergence_every: int | None = None,
     directions: int = 100,
     blend_steps: int = 50,
@@ -56,17 +59,26 @@ def boundary_attack(
 
     estimated from above, with decisions alone. Each image keeps the model's own prediction as its label. It starts from
     uniform noise blended with the image; where no noise is adversarial, from the nearest of ``start_images`` that the
-    model puts in another class, blended as well. Images without any start stay in the result at distance inf. Starts
-    and steps do not depend on the batch size. Few steps measure little more than the start: look at the curve.
+    model puts in another class, blended as well. Images without any start stay in the result at distance inf. Few steps
+    measure little more than the start: look at the curve.
+
+    The noise of a start depends on the seed and the image's index alone. The directions of the steps are foolbox's, one
+    in each step for all images, and a function of the seed alone: every batch meets the same ones. foolbox adapts step
+    sizes by image, and its stop at convergence, which looks at whole batches, is off. So an image's path does not
+    depend on its batch but for rounding, which may turn the answer about a candidate at the boundary. Parts of a set,
+    joined with ``BoundaryResult.join``, equal one run over all of it to the bit if they begin at multiples of
+    ``batch_size`` and have the same ``start_images``; otherwise up to that rounding.
 
     Args:
         model: ``Classifier``, module or callable: images in [0, 1] to logits (N, K).
         images: Shape (N, C, H, W), uint8 or floating point in [0, 1].
-        start_images: Shape (M, C, H, W), same kind, of several classes; None takes ``images`` themselves.
+        start_images: Shape (M, C, H, W), same kind, of several classes; None takes ``images`` themselves, which differ
+            from part to part of a larger set.
         steps: Steps of the attack: 50 in the paper's code, 25,000 is foolbox's default.
         repeats: Independent runs; the closest image counts.
         batch_size: Images per call of the model.
         seed: Seed of starts and steps. The global generators are left as they were.
+        first_index: Index of the first image, for parts of a larger set.
         convergence_every: Steps between two points of the curve; None takes a tenth of ``steps``.
         directions: Noise images tried for each image.
         blend_steps: Steps of the linear search from the image to its start.
@@ -90,11 +102,12 @@ def boundary_attack(
     """
     _foolbox()
     check_attack_images("images", images, batch_size)
-    pool = images if start_images is None else _check_pool(start_images, images, batch_size)
+    pool = images if start_images is None else check_start_images(start_images, images, batch_size)
     counts = {"steps": steps, "repeats": repeats, "directions": directions, "blend_steps": blend_steps}
     for name, value in counts.items():
         check_count(name, value)
     check_seed(seed)
+    check_count("first_index", first_index, minimum=0)
     every = max(1, steps // 10) if convergence_every is None else convergence_every
     check_count("convergence_every", every)
     marks = sorted({*range(0, steps, every), steps})
@@ -102,13 +115,14 @@ def boundary_attack(
     finder = StartFinder(classifier, pool, directions=directions, blend_steps=blend_steps, batch_size=batch_size)
     parts = batches(len(images), batch_size)
     ticks = show_progress(range(len(parts) * repeats * steps), description="Boundary Attack", enabled=progress)
-    runs = [
-        [
-            _attack_batch(classifier, finder, images[part], part, marks, derive_seed("boundary", seed, r), ticks)
-            for part in parts
+    runs = []
+    for r in range(repeats):
+        stream = derive_seed("boundary", seed, r)
+        attacked = [
+            _attack_batch(classifier, finder, images[p], indices_of(p, first_index), marks, stream, ticks)
+            for p in parts
         ]
-        for r in range(repeats)
-    ]
+        runs.append(join_batches(attacked))
     settings = {
         "norm": "squared L2 per pixel",
         "label": "the model's own prediction",
@@ -117,15 +131,16 @@ def boundary_attack(
         "start_images": len(pool),
         "start_image_queries": finder.pool_queries,
         "foolbox": versions()["foolbox"],
+        "first_index": first_index,
     }
-    return merge_repeats([join_batches(run) for run in runs], marks, seed, settings)
+    return merge_repeats(runs, marks, seed, settings)
 
 
 def _attack_batch(
     classifier: Classifier,
     finder: StartFinder,
     images: Tensor,
-    part: slice,
+    indices: range,
     marks: list[int],
     seed: int,
     ticks: Iterator[int],
@@ -135,7 +150,7 @@ def _attack_batch(
     pixels = pixels if classifier.device is None else pixels.to(classifier.device)
     with evaluation_mode(classifier.model):
         labels = classifier.predict(pixels).to(pixels.device)
-        starts = finder(pixels, labels, range(part.start, part.stop), seed)
+        starts = finder(pixels, labels, indices, seed)
         rows = [row for row, kind in enumerate(starts.kinds) if kind != "none"]
         run = empty_run(pixels, starts, len(marks))
         tracker = Tracker(pixels[rows], labels[rows], marks, ticks)
@@ -168,7 +183,10 @@ def _run_foolbox(classifier: Classifier, tracker: Tracker, starts: Tensor, seed:
             return eagerpy.astensor(tracker.see(perturbed.raw, outputs.raw))
 
     attack = foolbox.attacks.BoundaryAttack(
-        steps=tracker.marks[-1], update_stats_every_k=STATS_EVERY, tensorboard=False
+        steps=tracker.marks[-1],
+        update_stats_every_k=STATS_EVERY,
+        source_step_convergance=0.0,  # never: foolbox asks whether the whole batch has converged
+        tensorboard=False,
     )
     with seeded_global_rng(starts.device, seed), warnings.catch_warnings():
         # foolbox averages empty queues of images whose step size was just adapted, and never looks at the result
@@ -176,20 +194,10 @@ def _run_foolbox(classifier: Classifier, tracker: Tracker, starts: Tensor, seed:
         attack.run(Bridge(), tracker.originals, Watch(), starting_points=starts)
 
 
-def _check_pool(start_images: Tensor, images: Tensor, batch_size: int) -> Tensor:
-    check_attack_images("start_images", start_images, batch_size)
-    if start_images.shape[1:] != images.shape[1:]:
-        raise ValueError(
-            f"start_images must have the shape of the images, (M, {', '.join(map(str, images.shape[1:]))}), "
-            f"got {tuple(start_images.shape)}."
-        )
-    return start_images
-
-
 def _foolbox() -> tuple[Any, Any]:
     try:
         import eagerpy
         import foolbox
     except ImportError as error:
-        raise ImportError("boundary_attack needs foolbox: pip install simreg[attacks]") from error
+        raise ImportError('boundary_attack needs foolbox: pip install "simreg[attacks]"') from error
     return foolbox, eagerpy

@@ -11,11 +11,12 @@ from torch import Tensor
 from simreg._checks import check_choice, check_images, check_positive, check_unit_range, describe
 from simreg._progress import progress as show_progress
 from simreg.robustness._random import Draw, check_seed, derive_seed, draw_per_image
-from simreg.robustness._tally import Tally, check_epsilons
+from simreg.robustness._tally import Tally, check_epsilons, indices_of
 from simreg.robustness.classifier import (
     Model,
     as_classifier,
     batches,
+    check_count,
     check_evaluation_set,
     count_correct,
     unit_float,
@@ -77,6 +78,7 @@ def noise_sweep(
     *,
     batch_size: int = 256,
     seed: int = 0,
+    first_index: int = 0,
     progress: bool = False,
 ) -> Sweep:
     """Accuracy at several strengths of noise; every model meets the same noise at a given seed.
@@ -92,6 +94,7 @@ def noise_sweep(
         epsilons: Strengths in pixel units; None takes ``NOISE_EPSILONS``, ten steps from 0 to 0.1.
         batch_size: Images per call of the model.
         seed: Seed of the noise.
+        first_index: Index of the first image, for parts of a larger set; see ``Sweep.join``.
         progress: Show progress on standard error.
 
     Returns:
@@ -112,6 +115,7 @@ def noise_sweep(
     classifier = as_classifier(model)
     check_evaluation_set(images, labels, batch_size)
     check_seed(seed)
+    check_count("first_index", first_index, minimum=0)
     strengths = check_epsilons(NOISE_EPSILONS if epsilons is None else epsilons)
     for epsilon in strengths:
         _check_noise(kind, epsilon)
@@ -119,11 +123,13 @@ def noise_sweep(
     jobs = [(i, part) for i in range(len(strengths)) for part in batches(len(images), batch_size)]
     for i, part in show_progress(jobs, description=f"{kind} noise", enabled=progress):
         clean = unit_float(images[part])
-        noisy = _apply(clean, kind, strengths[i], _draw(clean, range(part.start, part.stop), seed, kind, strengths[i]))
+        values = _draw(clean, indices_of(part, first_index), seed, kind, strengths[i])
+        noisy = _apply(clean, kind, strengths[i], values)
         tally.add(i, count_correct(classifier, noisy, labels[part]), float((noisy - clean).abs().max()))
     if kind == "uniform":
         tally.check_budgets()
-    return tally.sweep(kind, len(images), seed, {"clamp": "each image's own minimum and maximum"})
+    settings = {"clamp": "each image's own minimum and maximum", "first_index": first_index}
+    return tally.sweep(kind, len(images), seed, settings)
 
 
 def _check_noise(kind: str, epsilon: float) -> None:

@@ -10,12 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from simreg.robustness.drawing import look, new_figure, save_figure, tidy
 from simreg.robustness.results import BoundaryResult, Sweep
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito, 2008: told apart by colour-blind readers as well."""
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LINES = ("-", "--", "-.", ":")
 
 _TITLES = {
     "gaussian": "Gaussian noise",
@@ -24,6 +20,10 @@ _TITLES = {
     "fgsm": "White-box FGSM",
     "pgd": "White-box PGD",
     "transferred_fgsm": "Transferred FGSM",
+    "transferred_pgd": "Transferred PGD",
+    "square": "Square Attack",
+    "autoattack": "AutoAttack",
+    "adaptive": "Adaptive PGD",
 }
 _STRENGTHS = {
     "gaussian": "standard deviation $\\epsilon$ (pixel units)",
@@ -55,14 +55,14 @@ def plot_sweeps(sweeps: Mapping[str, Sweep], path: str | os.PathLike[str], *, ti
         True
     """
     _require(sweeps, "sweeps")
-    figure = _figure(5.2, 3.8)
+    figure = new_figure(5.2, 3.8)
     axes = figure.subplots()
     for i, (label, sweep) in enumerate(sweeps.items()):
         order = np.argsort(sweep.epsilons)
         x, y, error = (
             np.asarray(v, dtype=float)[order] for v in (sweep.epsilons, sweep.accuracies, sweep.standard_errors)
         )
-        axes.errorbar(x, 100 * y, yerr=100 * error, label=f"{label} (n={sweep.n})", capsize=2, **_look(i, markers=True))
+        axes.errorbar(x, 100 * y, yerr=100 * error, label=f"{label} (n={sweep.n})", capsize=2, **look(i, markers=True))
     names = {sweep.name for sweep in sweeps.values()}
     name = names.pop() if len(names) == 1 else ""
     axes.set_xlabel(_STRENGTHS.get(name, "$\\epsilon$ (pixel units)"))
@@ -70,9 +70,9 @@ def plot_sweeps(sweeps: Mapping[str, Sweep], path: str | os.PathLike[str], *, ti
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="x", nbins=6)
     axes.set_title(title if title is not None else _TITLES.get(name, name))
-    _tidy(axes)
+    tidy(axes)
     axes.legend(fontsize="small", frameon=False, loc="best")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_boundary(
@@ -103,15 +103,15 @@ def plot_boundary(
         True
     """
     _require(results, "results")
-    figure = _figure(9.2, 3.8)
+    figure = new_figure(9.2, 3.8)
     left, right = figure.subplots(1, 2)
     for i, (label, result) in enumerate(results.items()):
         medians = [median if math.isfinite(median) else math.nan for median in result.curve_medians]
-        left.plot(result.curve_steps, medians, label=label, **_look(i, markers=True))
+        left.plot(result.curve_steps, medians, label=label, **look(i, markers=True))
         reached = np.sort([d for d in result.distances if math.isfinite(d)])
         share = 100 * np.arange(1, len(reached) + 1) / result.n
         note = f"{label} (n={result.n}, {result.failures} failed)"
-        right.step(reached, share, where="post", label=note, **_look(i))
+        right.step(reached, share, where="post", label=note, **look(i))
     left.set_xlabel("steps")
     left.set_ylabel("median squared $L_2$ per pixel")
     left.set_ylim(bottom=0)
@@ -121,13 +121,13 @@ def plot_boundary(
     if any(d > 0 and math.isfinite(d) for result in results.values() for d in result.distances):
         right.set_xscale("log")
     for axes in (left, right):
-        _tidy(axes)
+        tidy(axes)
     left.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     figure.legend(
         *right.get_legend_handles_labels(), fontsize="small", frameon=False, loc="outside lower center", ncols=2
     )
     figure.suptitle("Boundary Attack" if title is None else title, fontsize="medium")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_history(history: Mapping[str, Any], path: str | os.PathLike[str], *, title: str | None = None) -> Path:
@@ -158,7 +158,7 @@ def plot_history(history: Mapping[str, Any], path: str | os.PathLike[str], *, ti
     panels = _panels(histories)
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(4.6 * columns, 3.3 * rows)
+    figure = new_figure(4.6 * columns, 3.3 * rows)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, panel in zip(grid, panels, strict=False):
         _draw_panel(axes, *panel)
@@ -166,7 +166,7 @@ def plot_history(history: Mapping[str, Any], path: str | os.PathLike[str], *, ti
         axes.remove()
     if title:
         figure.suptitle(title, fontsize="medium")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 _WEIGHTS, _SHARE = "Layer weights", "Targets at ±1"
@@ -203,7 +203,7 @@ def _draw_panel(axes: Any, title: str, unit: str, series: Sequence[_Series]) -> 
     """One panel of the history: a curve per series."""
     for i, (label, steps, values) in enumerate(series):
         few = sum(not math.isnan(value) for value in values) < 3  # too few for a line to be seen
-        axes.plot(steps, values, label=label, **_look(i, markers=few))
+        axes.plot(steps, values, label=label, **look(i, markers=few))
     if title == _SHARE and not any(value > 0 for _, _, values in series for value in values):
         axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color="0.4")
     axes.set_xlabel("training step")
@@ -211,7 +211,7 @@ def _draw_panel(axes: Any, title: str, unit: str, series: Sequence[_Series]) -> 
     axes.set_title(title, fontsize="medium")
     if title in (_WEIGHTS, _SHARE):  # both are shares: zero is where they start
         axes.set_ylim(bottom=0, top=1.02 if title == _WEIGHTS or axes.get_ylim()[1] <= 0 else None)
-    _tidy(axes)
+    tidy(axes)
     if any(label for label, _, _ in series):
         axes.legend(fontsize="small", frameon=False, loc="best")
 
@@ -225,36 +225,3 @@ def _values(name: str, values: Sequence[float | None], steps: Sequence[float]) -
 def _require(items: Mapping[str, Any], name: str) -> None:
     if not items:
         raise ValueError(f"{name} is empty: give at least one entry by label.")
-
-
-def _look(index: int, *, markers: bool = False) -> dict[str, Any]:
-    """Colour, line and marker of the curve with this index."""
-    look: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "linewidth": 1.6}
-    look["linestyle"] = _LINES[index // len(_COLOURS) % len(_LINES)]
-    if markers:
-        look |= {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
-    return look
-
-
-def _tidy(axes: Any) -> None:
-    axes.grid(visible=True, color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install simreg[plots]") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path

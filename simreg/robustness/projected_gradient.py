@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from simreg._checks import check_choice, check_positive
 from simreg._progress import progress as show_progress
 from simreg.robustness._input_gradient import GradientHealth, input_gradient
+from simreg.robustness._norms import NORMS, Norm, ascent_direction, per_row, perturbation_norm, row_norms, unit
 from simreg.robustness._random import check_seed, derive_seed, draw_per_image
-from simreg.robustness._tally import Tally, check_budget, check_epsilons
+from simreg.robustness._tally import Tally, check_budget, check_epsilons, indices_of
 from simreg.robustness.classifier import (
     Classifier,
     Model,
@@ -25,7 +27,7 @@ from simreg.robustness.classifier import (
 )
 from simreg.robustness.results import Sweep
 
-Norm = Literal["linf", "l2"]
+Keep = Literal["first_fooling", "largest_loss"]
 
 
 def pgd(
@@ -40,6 +42,7 @@ def pgd(
     restarts: int = 1,
     random_start: bool = True,
     seed: int = 0,
+    first_index: int = 0,
     batch_size: int = 256,
 ) -> Tensor:
     r"""Projected gradient descent within a ball of radius epsilon around each image.
@@ -60,6 +63,7 @@ def pgd(
         restarts: Independent runs; more than one needs ``random_start``.
         random_start: Start at a random point of the ball instead of the image.
         seed: Seed of the random starts, which do not depend on the batch size.
+        first_index: Index of the first image, for parts of a larger set.
         batch_size: Images per call of the model.
 
     Returns:
@@ -79,11 +83,12 @@ def pgd(
         (True, True)
     """
     check_evaluation_set(images, labels, batch_size)
+    check_count("first_index", first_index, minimum=0)
     attack = PGD(as_classifier(model), steps, step_size, norm, restarts, random_start, seed)
     check_positive("epsilon", epsilon, zero=True)
     return torch.cat(
         [
-            attack(unit_float(images[p]), labels[p], epsilon, range(p.start, p.stop))
+            attack(unit_float(images[p]), labels[p], epsilon, indices_of(p, first_index))
             for p in batches(len(images), batch_size)
         ]
     )
@@ -101,6 +106,7 @@ def pgd_accuracy(
     restarts: int = 1,
     random_start: bool = True,
     seed: int = 0,
+    first_index: int = 0,
     batch_size: int = 256,
     progress: bool = False,
 ) -> Sweep:
@@ -117,6 +123,7 @@ def pgd_accuracy(
         restarts: Independent runs; an image counts as correct only if it survives all of them.
         random_start: Start at a random point of the ball instead of the image.
         seed: Seed of the random starts.
+        first_index: Index of the first image, for parts of a larger set; see ``Sweep.join``.
         batch_size: Images per call of the model.
         progress: Show progress on standard error.
 
@@ -139,19 +146,25 @@ def pgd_accuracy(
     check_evaluation_set(images, labels, batch_size)
     classifier = as_classifier(model)
     attack = PGD(classifier, steps, step_size, norm, restarts, random_start, seed)
-    tally = Tally(strengths)
-    jobs = [(i, part) for i in range(len(strengths)) for part in batches(len(images), batch_size)]
-    for i, part in show_progress(jobs, description="PGD", enabled=progress):
-        clean = unit_float(images[part])
-        attacked = attack(clean, labels[part], strengths[i], range(part.start, part.stop))
-        tally.add(i, count_correct(classifier, attacked, labels[part]), perturbation_norm(attacked - clean, norm))
-    tally.check_budgets()
-    attack.health.report()
-    return tally.sweep("pgd", len(images), seed, attack.settings())
+    tally = attack.tally(classifier, images, labels, strengths, first_index, batch_size, "PGD" if progress else None)
+    return tally.sweep("pgd", len(images), seed, {**attack.settings(), "first_index": first_index})
 
 
 class PGD:
-    """Checked options of ``pgd`` and the attack on one batch."""
+    """Checked options of ``pgd`` and the attack on one batch.
+
+    Args:
+        classifier: Model whose gradient is followed.
+        steps: Gradient steps of each restart.
+        step_size: Length of a step, None for 2.5 * epsilon / steps.
+        norm: "linf" or "l2".
+        restarts: Independent runs.
+        random_start: Start at a random point of the ball.
+        seed: Seed of the random starts.
+        keep: Which iterate of an image is returned: the first that ``classifier`` misclassifies, or the last of those
+            with its largest loss, over all steps and restarts.
+        role: What warnings call ``classifier``.
+    """
 
     def __init__(
         self,
@@ -162,42 +175,74 @@ class PGD:
         restarts: int,
         random_start: bool,
         seed: int,
+        *,
+        keep: Keep = "first_fooling",
+        role: str = "model",
     ) -> None:
         check_count("steps", steps)
         check_count("restarts", restarts)
-        check_choice("norm", norm, ("linf", "l2"))
+        check_choice("norm", norm, NORMS)
         check_seed(seed)
         if step_size is not None:
             check_positive("step_size", step_size)
         if restarts > 1 and not random_start:
             raise ValueError(f"restarts={restarts} without random_start repeats one run: pass random_start=True.")
         self.classifier, self.steps, self.step_size, self.norm = classifier, steps, step_size, norm
-        self.restarts, self.random_start, self.seed = restarts, random_start, seed
-        self.health = GradientHealth("model")
+        self.restarts, self.random_start, self.seed, self.keep = restarts, random_start, seed, keep
+        self.health = GradientHealth(role)
 
     def settings(self) -> dict[str, Any]:
         """The options as data."""
         names = ("steps", "step_size", "norm", "restarts", "random_start")
         return {**{name: getattr(self, name) for name in names}, "zero_gradient_share": self.health.zero_share}
 
+    def tally(
+        self,
+        target: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        epsilons: tuple[float, ...],
+        first_index: int,
+        batch_size: int,
+        description: str | None,
+    ) -> Tally:
+        """Count what ``target`` gets right of the attacked images, at each epsilon; None shows no progress."""
+        check_count("first_index", first_index, minimum=0)
+        tally = Tally(epsilons)
+        jobs = [(i, part) for i in range(len(epsilons)) for part in batches(len(images), batch_size)]
+        for i, part in show_progress(jobs, description=description or "", enabled=description is not None):
+            clean = unit_float(images[part])
+            attacked = self(clean, labels[part], epsilons[i], indices_of(part, first_index))
+            tally.add(i, count_correct(target, attacked, labels[part]), perturbation_norm(attacked - clean, self.norm))
+        tally.check_budgets()
+        self.health.report()
+        return tally
+
     def __call__(self, images: Tensor, labels: Tensor, epsilon: float, indices: range) -> Tensor:
         """Attack one batch (N, C, H, W) whose images have these indices."""
-        result, fooled = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        # iterates stay where the gradients are
+        pixels = images if self.classifier.device is None else images.to(self.classifier.device)
+        kept = _Kept(pixels, labels, self.keep)
+        steps = self.steps if epsilon > 0 else 0  # a ball of one point
         for restart in range(self.restarts):
-            iterate = self._start(images, epsilon, indices, restart)
-            for step in range(self.steps + 1):
-                gradient, logits = input_gradient(self.classifier, iterate, labels)
+            rows = kept.undecided(torch.arange(len(pixels), device=pixels.device))
+            if len(rows) == 0:
+                break
+            iterate = self._start(pixels, epsilon, indices, restart)[rows]
+            for step in range(steps + 1):
+                gradient, logits = input_gradient(self.classifier, iterate, kept.labels[rows])
                 if step == 0 and restart == 0:
                     self.health.add(gradient, logits)
-                # images fooled before keep the iterate that did it
-                result = torch.where(_rows(fooled, images), result, iterate)
-                wrong = logits.argmax(dim=1) != labels.to(logits.device)
-                fooled = fooled | wrong.to(fooled.device)
-                if step == self.steps or bool(fooled.all()):
+                kept.see(rows, iterate, logits)
+                left = kept.undecided(rows)
+                if step == steps or len(left) == 0:
                     break
-                iterate = self._step(images, iterate, gradient.to(images.device), epsilon)
-        check_budget(epsilon, perturbation_norm(result - images, self.norm))
-        return result
+                if len(left) < len(rows):  # images that are decided cost no more passes
+                    stay = torch.isin(rows, left)
+                    rows, iterate, gradient = left, iterate[stay], gradient[stay]
+                iterate = self._step(pixels[rows], iterate, gradient, epsilon)
+        check_budget(epsilon, perturbation_norm(kept.images - pixels, self.norm))
+        return kept.images.to(images.device)
 
     def _start(self, images: Tensor, epsilon: float, indices: range, restart: int) -> Tensor:
         if not self.random_start:
@@ -206,34 +251,43 @@ class PGD:
         if self.norm == "linf":
             offset = 2 * draw_per_image(images, indices, seed, "uniform") - 1
         else:
-            direction = _unit(draw_per_image(images, indices, seed, "normal"))
+            direction = unit(draw_per_image(images, indices, seed, "normal"))
             radius = draw_per_image(images[:, :1, :1, :1], indices, derive_seed("radius", seed), "uniform")
             offset = direction * radius ** (1 / images[0].numel())
         return (images + epsilon * offset.to(images.dtype)).clamp(0, 1)
 
     def _step(self, images: Tensor, iterate: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
         size = 2.5 * epsilon / self.steps if self.step_size is None else self.step_size
+        offset = iterate + size * ascent_direction(gradient, self.norm) - images
         if self.norm == "linf":
-            offset = (iterate + size * gradient.sign() - images).clamp(-epsilon, epsilon)
+            offset = offset.clamp(-epsilon, epsilon)
         else:
-            offset = iterate + size * _unit(gradient) - images
-            length = offset.flatten(1).norm(dim=1).clamp_min(1e-12)
-            offset = offset * _rows((epsilon / length).clamp(max=1), images)
+            length = row_norms(offset, "l2").clamp_min(1e-12)
+            offset = offset * per_row((epsilon / length).clamp(max=1), images)
         # images lie in [0, 1], so this clamp only shortens the offset
         return (images + offset).clamp(0, 1)
 
 
-def perturbation_norm(difference: Tensor, norm: Norm) -> float:
-    """Largest norm among the rows of ``difference`` (N, C, H, W)."""
-    rows = difference.flatten(1)
-    return float(rows.abs().max() if norm == "linf" else rows.norm(dim=1).max())
+class _Kept:
+    """The iterate of each image that is returned, over all steps and restarts."""
 
+    def __init__(self, images: Tensor, labels: Tensor, keep: Keep) -> None:
+        self.images, self.labels, self.keep = images.clone(), labels.to(images.device, torch.int64), keep
+        self.scores = torch.full((len(images),), -torch.inf, device=images.device)
 
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """Values (N,) in a shape that broadcasts over ``like`` (N, C, H, W)."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+    def undecided(self, rows: Tensor) -> Tensor:
+        """Those of ``rows`` (R,) for which another iterate could still count."""
+        return rows[self.scores[rows] < 1] if self.keep == "first_fooling" else rows
 
-
-def _unit(values: Tensor) -> Tensor:
-    """Each row of (N, C, H, W) divided by its Euclidean norm; zero rows stay zero."""
-    return values / _rows(values.flatten(1).norm(dim=1).clamp_min(1e-30), values)
+    def see(self, rows: Tensor, iterate: Tensor, logits: Tensor) -> None:
+        """Keep the iterates (R, C, H, W) of these rows that count for more than what was kept."""
+        logits = logits.to(self.images.device, torch.promote_types(logits.dtype, torch.float32))
+        labels, before = self.labels[rows], self.scores[rows]
+        if self.keep == "first_fooling":
+            scores = (logits.argmax(dim=1) != labels).to(before.dtype)
+            replace = before < 1
+        else:
+            scores = F.cross_entropy(logits, labels, reduction="none").to(before.dtype)
+            replace = scores >= before
+        self.scores[rows] = torch.where(replace, scores, before)
+        self.images[rows] = torch.where(per_row(replace, iterate), iterate, self.images[rows])

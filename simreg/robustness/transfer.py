@@ -1,150 +1,29 @@
-"""Transferred FGSM: images attacked on a managed surrogate, shown to the model under test."""
+"""Transferred FGSM and PGD: images attacked on a managed surrogate, shown to the model under test."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simreg._checks import describe
 from simreg._warn import warn
-from simreg.robustness._tally import check_epsilons
-from simreg.robustness.classifier import Classifier, Model, as_classifier
-from simreg.robustness.gradient_sign import FGSM_EPSILONS, sweep_signs
+from simreg.robustness._norms import Norm
+from simreg.robustness._surrogate import Surrogate
+from simreg.robustness.classifier import (
+    Classifier,
+    Model,
+    accuracy,
+    as_classifier,
+    check_count,
+    check_evaluation_set,
+)
+from simreg.robustness.gradient_sign import fgsm_epsilons, sweep_steps
+from simreg.robustness.projected_gradient import PGD
 from simreg.robustness.results import Sweep
-from simreg.robustness.storage import replace_file
 
-_MARK = "simreg_surrogate"  # key of our entry in a safetensors file's metadata
-_FORMAT = 1
-
-M = TypeVar("M", bound=nn.Module | Classifier)
-
-
-class Surrogate:
-    """The model whose gradient a transferred attack follows, with a name and a fingerprint that results record.
-
-    Args:
-        model: Trained module on images in [0, 1], or a ``Classifier`` around one with its normalisation.
-        name: Name for results.
-        info: What decided the weights (data set, epochs, seed, ...): JSON data.
-
-    Raises:
-        TypeError: If ``model`` holds no module, or ``info`` is no JSON data.
-
-    Example:
-        >>> surrogate = Surrogate(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), name="linear")
-        >>> len(surrogate.fingerprint)
-        64
-    """
-
-    def __init__(self, model: nn.Module | Classifier, *, name: str, info: Mapping[str, Any] | None = None) -> None:
-        self.classifier = as_classifier(model)
-        self.module = _module_of(self.classifier)
-        self.name = name
-        self.info = _json_copy(info or {})
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over weights, buffers and normalisation, as 64 hexadecimal digits."""
-        digest = hashlib.sha256(f"{self.classifier.mean} {self.classifier.std}".encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            value = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights, with name, info and fingerprint, as a safetensors file; whole or not at all."""
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.module.state_dict().items()}
-        record = {"format": _FORMAT, "name": self.name, "info": self.info, "fingerprint": self.fingerprint}
-        content = _safetensors().save(tensors, metadata={_MARK: json.dumps(record)})
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)
-
-    @classmethod
-    def cached(
-        cls,
-        path: str | os.PathLike[str],
-        build: Callable[[], M],
-        train: Callable[[M], object],
-        *,
-        name: str,
-        info: Mapping[str, Any] | None = None,
-    ) -> Surrogate:
-        """The surrogate kept in ``path``; built, trained and saved there if it is not.
-
-        A file is used only if name, info, architecture and fingerprint all agree. Otherwise a warning says why and the
-        surrogate is trained anew; a damaged file is kept beside it as ``<path>.damaged``.
-
-        Args:
-            path: The safetensors file.
-            build: Makes the untrained module, or the ``Classifier`` around it.
-            train: Trains what ``build`` made, in place.
-            name: Name for results.
-            info: Everything that decides the weights (data set, epochs, seed, ...): JSON data.
-
-        Returns:
-            The surrogate.
-
-        Raises:
-            ImportError: If safetensors is missing.
-            ValueError: If the file is a safetensors file but no surrogate, so that nothing of yours is replaced.
-
-        Example:
-            >>> import tempfile
-            >>> folder = tempfile.TemporaryDirectory()
-            >>> build = lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-            >>> train = lambda model: print("training")
-            >>> first = Surrogate.cached(folder.name + "/linear.safetensors", build, train, name="linear")
-            training
-            >>> second = Surrogate.cached(folder.name + "/linear.safetensors", build, train, name="linear")
-            >>> first.fingerprint == second.fingerprint
-            True
-        """
-        path = Path(path)
-        _safetensors()  # a missing package shows before the training, not after
-        model = build()
-        surrogate = cls(model, name=name, info=info)
-        if path.exists():
-            reason = surrogate._load(path)
-            if reason is None:
-                return surrogate
-            warn(f"the surrogate in {path} {reason}: it is trained again.")
-            model = build()  # a file that failed half-way may have left weights behind
-            surrogate = cls(model, name=name, info=info)
-        train(model)
-        surrogate.save(path)
-        return surrogate
-
-    def _load(self, path: Path) -> str | None:
-        """Load weights from ``path``; returns None, or in words why the file must not be used."""
-        safetensors = _safetensors()
-        content = path.read_bytes()
-        try:
-            tensors = safetensors.load(content)
-            record = _record(content)
-        except Exception as error:  # safetensors has its own error type, broken headers raise others
-            path.replace(path.with_name(f"{path.name}.damaged"))
-            return f"is damaged ({error})"
-        if record is None:
-            raise ValueError(f"{path} is not a surrogate saved by simreg. Choose another path, or remove the file.")
-        for key, wanted in (("format", _FORMAT), ("name", self.name), ("info", self.info)):
-            if record.get(key) != wanted:
-                return f"has {key} {record.get(key)!r} instead of {wanted!r}"
-        shapes = {k: (v.shape, v.dtype) for k, v in self.module.state_dict().items()}
-        if shapes != {k: (v.shape, v.dtype) for k, v in tensors.items()}:
-            return "belongs to another architecture"
-        self.module.load_state_dict(tensors)
-        if self.fingerprint != record.get("fingerprint"):
-            return "does not match its fingerprint"
-        return None
+__all__ = ["Surrogate", "transfer_pgd_sweep", "transfer_sweep"]
 
 
 def transfer_sweep(
@@ -154,20 +33,27 @@ def transfer_sweep(
     labels: Tensor,
     epsilons: Iterable[float] | Tensor | None = None,
     *,
+    norm: Norm = "linf",
     batch_size: int = 256,
+    first_index: int = 0,
     progress: bool = False,
 ) -> Sweep:
     r"""Accuracy on images that FGSM changed on the surrogate; its gradient is computed once for all strengths.
 
-    .. math:: x' = \mathrm{clamp}(x + \epsilon\, \mathrm{sign} \nabla_x \mathrm{CE}(f_\text{surrogate}(x), y), 0, 1)
+    .. math:: x' = \mathrm{clamp}(x + \epsilon d, 0, 1), \qquad
+              d = \mathrm{sign}\, g \text{ ("linf") or } g / \|g\|_2 \text{ ("l2")}, \qquad
+              g = \nabla_x \mathrm{CE}(f_\text{surrogate}(x), y)
 
     Args:
         model: Model under test: ``Classifier``, module or callable, images in [0, 1] to logits (N, K).
         surrogate: Unregularized model that the attack is made on.
         images: Shape (N, C, H, W), uint8 or floating point in [0, 1].
         labels: Shape (N,), integers in [0, K).
-        epsilons: Largest change of a value, in pixel units; None takes ``FGSM_EPSILONS``, ten steps from 0 to 0.02.
+        epsilons: Sizes of the step in pixel units; None takes ``FGSM_EPSILONS``, ten steps from 0 to 0.02, or for "l2"
+            ``FGSM_L2_EPSILONS``, ten steps from 0 to 1.
+        norm: "linf" steps along the sign of the gradient, "l2" along the gradient over its Euclidean norm.
         batch_size: Images per call of the models.
+        first_index: Index of the first image, for parts of a larger set; see ``Sweep.join``.
         progress: Show progress on standard error.
 
     Returns:
@@ -181,56 +67,116 @@ def transfer_sweep(
     Source: evaluation protocol of Attias, Pehlevan, Obeid, 2024 (https://arxiv.org/abs/2410.03952).
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> surrogate = Surrogate(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), name="linear")
         >>> sweep = transfer_sweep(linear, surrogate, torch.rand(8, 1, 2, 2), torch.zeros(8).long(), [0.0, 0.02])
         >>> sweep.name, sweep.n, sweep.settings["surrogate"]
         ('transferred_fgsm', 8, 'linear')
     """
-    if not isinstance(surrogate, Surrogate):
-        raise TypeError(f"surrogate must be a Surrogate, got {describe(surrogate)}. Use Surrogate(model, name='...').")
-    target = as_classifier(model)
-    if target.model is surrogate.module:
-        warn("the surrogate is the model under test: this is a white-box attack. Use fgsm_sweep for that.")
-    strengths = check_epsilons(FGSM_EPSILONS if epsilons is None else epsilons)
-    tally, settings = sweep_signs(
-        target, surrogate.classifier, images, labels, strengths, batch_size, "transferred FGSM" if progress else None
-    )
+    target = _target(model, surrogate, "fgsm_sweep")
+    strengths = fgsm_epsilons(epsilons, norm)
+    check_count("first_index", first_index, minimum=0)
+    source, title = surrogate.classifier, "transferred FGSM" if progress else None
+    tally, measured = sweep_steps(target, source, images, labels, strengths, norm, batch_size, title)
     settings = {
-        "surrogate": surrogate.name,
-        "surrogate_fingerprint": surrogate.fingerprint,
-        "surrogate_info": surrogate.info,
-        "surrogate_accuracy": settings["source_accuracy"],
-        "zero_gradient_share": settings["zero_gradient_share"],
-        "norm": "linf",
+        **_record_of(surrogate, measured["source_accuracy"]),
+        "zero_gradient_share": measured["zero_gradient_share"],
+        "norm": norm,
+        "first_index": first_index,
     }
     return tally.sweep("transferred_fgsm", len(images), None, settings)
 
 
-def _module_of(classifier: Classifier) -> nn.Module:
-    if isinstance(classifier.model, nn.Module):
-        return classifier.model
-    raise TypeError(f"a surrogate must be an nn.Module or a Classifier around one, got {describe(classifier.model)}.")
+def transfer_pgd_sweep(
+    model: Model,
+    surrogate: Surrogate,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: Iterable[float] | Tensor | None = None,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    norm: Norm = "linf",
+    restarts: int = 1,
+    random_start: bool = True,
+    seed: int = 0,
+    batch_size: int = 256,
+    first_index: int = 0,
+    progress: bool = False,
+) -> Sweep:
+    r"""Accuracy on images that PGD changed on the surrogate.
+
+    .. math:: x' = x_{t^*}, \qquad t^* = \arg\max_t \mathrm{CE}(f_\text{surrogate}(x_t), y)
+
+    over the iterates :math:`x_t` of ``pgd`` on the surrogate, all restarts together, the last one of equals. White-box
+    PGD stops at the first iterate that fools the model; here that would be the surrogate's decision boundary, beyond
+    which the model under test has its own.
+
+    Args:
+        model: Model under test: ``Classifier``, module or callable, images in [0, 1] to logits (N, K).
+        surrogate: Unregularized model that the attack is made on.
+        images: Shape (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: Shape (N,), integers in [0, K).
+        epsilons: Radii in pixel units; None takes ``FGSM_EPSILONS``, ten steps from 0 to 0.02, or for "l2"
+            ``FGSM_L2_EPSILONS``, ten steps from 0 to 1.
+        steps: Gradient steps of each restart.
+        step_size: Length of a step in the same units; None takes 2.5 * epsilon / steps.
+        norm: "linf" or "l2".
+        restarts: Independent runs; more than one needs ``random_start``.
+        random_start: Start at a random point of the ball instead of the image.
+        seed: Seed of the random starts, which do not depend on the batch size.
+        batch_size: Images per call of the models.
+        first_index: Index of the first image, for parts of a larger set; see ``Sweep.join``.
+        progress: Show progress on standard error.
+
+    Returns:
+        Accuracies of ``model`` by epsilon; ``settings`` has the options, the surrogate's name, info, fingerprint and
+        clean accuracy, the largest measured change in ``norm`` and the share of images without gradient.
+
+    Raises:
+        TypeError: If ``surrogate`` is no ``Surrogate`` or another argument is of the wrong kind.
+        ValueError: If images leave [0, 1], labels do not fit, or an option is out of range.
+
+    Source: Madry et al., 2018, section 2.1 (https://arxiv.org/abs/1706.06083), with the surrogate's gradient.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> surrogate = Surrogate(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), name="linear")
+        >>> images, labels = torch.rand(8, 1, 2, 2), torch.zeros(8).long()
+        >>> sweep = transfer_pgd_sweep(linear, surrogate, images, labels, [0.0, 0.02], steps=3)
+        >>> sweep.name, sweep.n, sweep.settings["surrogate"]
+        ('transferred_pgd', 8, 'linear')
+    """
+    target = _target(model, surrogate, "pgd_accuracy")
+    strengths = fgsm_epsilons(epsilons, norm)
+    check_evaluation_set(images, labels, batch_size)
+    source, role = surrogate.classifier, "source of the gradient"
+    attack = PGD(source, steps, step_size, norm, restarts, random_start, seed, keep="largest_loss", role=role)
+    title = "transferred PGD" if progress else None
+    tally = attack.tally(target, images, labels, strengths, first_index, batch_size, title)
+    share = accuracy(source, images, labels, batch_size=batch_size)
+    settings = {**_record_of(surrogate, share), **attack.settings(), "first_index": first_index}
+    return tally.sweep("transferred_pgd", len(images), seed, settings)
 
 
-def _json_copy(info: Mapping[str, Any]) -> dict[str, Any]:
-    """``info`` as it comes back from JSON, so that it compares equal to a stored one."""
-    try:
-        return dict(json.loads(json.dumps(dict(info), sort_keys=True)))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"info must be a dict of numbers, text, lists and dicts ({error}).") from None
+def _target(model: Model, surrogate: object, white_box: str) -> Classifier:
+    """The model under test; raises unless ``surrogate`` is one, warns if the two are the same module."""
+    if not isinstance(surrogate, Surrogate):
+        raise TypeError(f"surrogate must be a Surrogate, got {describe(surrogate)}. Use Surrogate(model, name='...').")
+    target = as_classifier(model)
+    if target.model is surrogate.module:
+        warn(f"the surrogate is the model under test: this is a white-box attack. Use {white_box} for that.")
+    return target
 
 
-def _record(content: bytes) -> dict[str, Any] | None:
-    """Our entry in the header of a safetensors file: 8 bytes of length, then JSON. None if it has none."""
-    length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    return dict(json.loads(metadata[_MARK])) if _MARK in metadata else None
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError("keeping a surrogate needs safetensors: pip install simreg[examples]") from error
-    return safetensors.torch
+def _record_of(surrogate: Surrogate, clean: float) -> dict[str, Any]:
+    return {
+        "surrogate": surrogate.name,
+        "surrogate_fingerprint": surrogate.fingerprint,
+        "surrogate_info": surrogate.info,
+        "surrogate_accuracy": clean,
+    }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 import sys
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from simreg.robustness import Classifier, boundary_attack
 
-pytest.importorskip("foolbox")
+foolbox = pytest.importorskip("foolbox")
 
 D = 36
 
@@ -40,12 +41,13 @@ class Count:
 
 
 def test_long_attack_comes_within_two_percent_of_the_exact_distance():
-    model, images, exact = linear_problem(n=6)
+    model, images, exact = linear_problem(n=24)
     result = boundary_attack(model, images, steps=5000)
     ratio = (torch.tensor(result.distances) / exact).sqrt()
     assert (ratio >= 1 - 1e-4).all()  # never below the true distance
     assert ratio.median() < 1.02
-    assert result.statuses == ("ok",) * 6
+    assert ratio.quantile(0.95) < 1.05
+    assert result.statuses == ("ok",) * 24
 
 
 def test_distances_are_those_of_the_returned_images_and_all_are_adversarial():
@@ -108,6 +110,71 @@ def test_curve_falls_from_the_start_to_the_result():
     assert result.curve_medians[-1] == pytest.approx(result.median)
     short = boundary_attack(model, images, steps=20)
     assert short.median == pytest.approx(result.curve_medians[1])  # a longer run goes through the shorter one
+
+
+def test_curve_counts_the_queries_of_starts_and_of_every_repeat():
+    model, images, _ = linear_problem()
+    counted = Count(model)
+    result = boundary_attack(counted, images, steps=25, repeats=2, convergence_every=10)
+    assert result.curve_steps == (0, 10, 20, 25)
+    start, tenth, twentieth, last = result.curve_queries
+    # foolbox asks once in each step, and once more after each tenth step
+    assert tenth - start == 2 * 10
+    assert twentieth - tenth == 2 * (10 + 1)
+    assert last == result.mean_queries == (counted.rows - result.settings["start_image_queries"]) / 12
+    assert len(result.curves) == len(result.repeat_distances) == 12
+    assert [row[-1] for row in result.curves] == list(result.distances)
+    assert [min(row) for row in result.repeat_distances] == list(result.distances)
+
+
+def test_failed_images_count_in_the_curve_with_what_they_took():
+    images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    result = boundary_attack(lambda x: torch.tensor([[1.0, 0.0]]).expand(len(x), 2), images, steps=5, directions=3)
+    assert set(result.curve_queries) == {4.0}
+    assert set(result.curve_medians) == {math.inf}
+
+
+def test_images_start_by_their_index_in_the_whole_set():
+    model, images, _ = linear_problem()
+    same = images[:1].expand(6, 1, 6, 6).contiguous()
+    whole = boundary_attack(model, same, steps=1)
+    part = boundary_attack(model, same[:3], steps=1, first_index=3)
+    starts = [row[0] for row in whole.curves]
+    assert len(set(starts)) > 1
+    assert [row[0] for row in part.curves] == starts[3:]
+    assert part.settings["first_index"] == 3
+
+
+def test_foolbox_does_not_stop_early_when_a_whole_batch_has_converged(monkeypatch):
+    """That would make an image's result and queries depend on its batch."""
+    attack = functools.partial(foolbox.attacks.BoundaryAttack, source_step=1e-9)  # converged from the start
+    monkeypatch.setattr(foolbox.attacks, "BoundaryAttack", attack)
+    model, images, _ = linear_problem()
+    result = boundary_attack(model, images, steps=20, convergence_every=10)
+    taken = result.curve_queries[2] - result.curve_queries[0]
+    assert taken == pytest.approx(20 + 2 + 1)  # two second looks and the final check
+
+
+def test_an_answer_that_rounding_took_back_costs_a_little_length():
+    class Rounding:
+        """At the final check it puts the boundary a little farther away."""
+
+        def __init__(self, last=math.inf):
+            self.calls, self.last = 0, last
+
+        def __call__(self, x):
+            self.calls += 1
+            m = x.mean(dim=(1, 2, 3)) - (0.5 if self.calls < self.last else 0.5003)
+            return torch.stack([-m, m], dim=1)
+
+    images = torch.full((2, 1, 4, 4), 0.45)
+    honest = Rounding()
+    before = boundary_attack(honest, images, steps=1500)
+    after = boundary_attack(Rounding(last=honest.calls), images, steps=1500)
+    assert after.statuses == ("ok", "ok")
+    assert all(1 < a / b < 1.021 for a, b in zip(after.distances, before.distances, strict=True))
+    assert [row[-1] for row in after.curves] == list(after.distances)
+    assert all(a > b for a, b in zip(after.queries, before.queries, strict=True))
 
 
 def test_repeats_keep_the_closest():

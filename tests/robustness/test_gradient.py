@@ -7,6 +7,10 @@ import torch
 from torch import nn
 
 from simreg.robustness import Classifier, Surrogate, fgsm, fgsm_sweep, pgd, pgd_accuracy, transfer_sweep
+from simreg.robustness._norms import unit
+from simreg.robustness.gradient_sign import FGSM_EPSILONS, FGSM_L2_EPSILONS
+from simreg.robustness.projected_gradient import PGD
+from simreg.robustness.transfer import transfer_pgd_sweep
 
 D = 9
 
@@ -43,6 +47,96 @@ def test_l2_pgd_reaches_the_exact_robust_accuracy_of_a_linear_model(epsilon):
     sweep = pgd_accuracy(model, images, labels, epsilon, norm="l2", steps=20, step_size=epsilon)
     assert sweep.at(epsilon) == pytest.approx(exact, abs=0.011)
     assert 0.5 * epsilon < sweep.settings["max_perturbation"][0] <= epsilon + 1e-6
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.15])
+def test_l2_fgsm_reaches_the_exact_robust_accuracy_of_a_linear_model(epsilon):
+    model, images, labels, margin, w = linear_problem()
+    exact = (margin > epsilon * w.norm()).float().mean().item()
+    sweep = fgsm_sweep(model, images, labels, [epsilon], norm="l2")
+    assert sweep.at(epsilon) == pytest.approx(exact)
+    assert sweep.settings["norm"] == "l2"
+    assert sweep.settings["max_perturbation"] == [pytest.approx(epsilon, abs=1e-6)]
+
+
+def test_l2_transfer_follows_the_surrogate_and_not_the_model():
+    model, images, labels, margin, w = linear_problem()
+    other, *_ = linear_problem(seed=1)
+    v = other[1].weight.detach()[1]
+    exact = (margin > 0.15 * (w * v).sum() / v.norm()).float().mean().item()
+    sweep = transfer_sweep(model, Surrogate(other, name="other"), images, labels, [0.15], norm="l2")
+    assert sweep.at(0.15) == pytest.approx(exact)
+    assert (sweep.name, sweep.settings["norm"]) == ("transferred_fgsm", "l2")
+
+
+def test_each_norm_has_its_own_ten_steps():
+    model, images, labels, *_ = linear_problem(n=10)
+    surrogate = Surrogate(linear_problem(seed=1)[0], name="other")
+    for norm, grid in (("linf", FGSM_EPSILONS), ("l2", FGSM_L2_EPSILONS)):
+        assert fgsm_sweep(model, images, labels, norm=norm).epsilons == grid
+        assert transfer_sweep(model, surrogate, images, labels, norm=norm).epsilons == grid
+        assert transfer_pgd_sweep(model, surrogate, images, labels, norm=norm, steps=1).epsilons == grid
+    assert (FGSM_EPSILONS[-1], FGSM_L2_EPSILONS[-1]) == (0.02, 1.0)
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.05), ("l2", 0.15)])
+def test_transferred_pgd_goes_on_behind_the_surrogates_boundary(norm, epsilon):
+    """The model has the surrogate's direction, but each class has more room: the whole budget is needed."""
+    surrogate, images, labels, margin, w = linear_problem()
+    reach = epsilon * (w.abs().sum() if norm == "linf" else w.norm())
+    shift = 0.9 * reach
+
+    def farther(x):  # raises the logit that is the label of the nearest image of the set
+        classes = labels[torch.cdist(x.flatten(1), images.flatten(1)).argmin(dim=1)]
+        return surrogate(x) + shift * nn.functional.one_hot(classes, 2)
+
+    exact = (margin + shift > reach).float().mean().item()
+    options = {"norm": norm, "steps": 10}
+    sweep = transfer_pgd_sweep(
+        farther, Surrogate(surrogate, name="same direction"), images, labels, [epsilon], **options
+    )
+    assert sweep.at(epsilon) == pytest.approx(exact, abs=0.011)
+    stopped = pgd(surrogate, images, labels, epsilon, **options)
+    assert (Classifier(farther).predict(stopped) == labels).float().mean().item() > exact + 0.03
+    assert 0.99 * epsilon < sweep.settings["max_perturbation"][0] <= epsilon + 1e-6
+
+
+def test_transferred_pgd_says_what_decided_it():
+    model, images, labels, *_ = linear_problem(n=20)
+    surrogate = Surrogate(linear_problem(seed=1)[0], name="other", info={"epochs": 2})
+    sweep = transfer_pgd_sweep(model, surrogate, images, labels, [0.0, 0.1], steps=3, restarts=2, seed=5)
+    assert (sweep.name, sweep.seed, sweep.n) == ("transferred_pgd", 5, 20)
+    expected = {"surrogate": "other", "surrogate_info": {"epochs": 2}, "steps": 3, "restarts": 2, "norm": "linf"}
+    assert sweep.settings.items() >= expected.items()
+    assert sweep.settings["surrogate_fingerprint"] == surrogate.fingerprint
+    right = (surrogate.classifier.predict(images) == labels).float().mean().item()
+    assert sweep.settings["surrogate_accuracy"] == pytest.approx(right)
+    assert sweep.clean == pytest.approx((Classifier(model).predict(images) == labels).float().mean().item())
+    with pytest.raises(TypeError, match="surrogate must be a Surrogate"):
+        transfer_pgd_sweep(model, model, images, labels)
+    with pytest.warns(UserWarning, match=r"this is a white-box attack. Use pgd_accuracy"):
+        transfer_pgd_sweep(surrogate.module, surrogate, images, labels, [0.1], steps=1)
+
+
+def test_largest_loss_is_kept_and_the_last_of_equals():
+    seen = []
+
+    def wave(x):  # the loss of class 0 rises and falls with the mean, its gradient always points up
+        m = x.mean(dim=(1, 2, 3))
+        height = torch.round(4 * torch.sin(20 * m)) / 4
+        seen.append((x.detach().clone(), height.detach()))
+        return torch.stack([torch.zeros_like(m), height.detach() + m - m.detach()], dim=1)
+
+    images, labels = torch.tensor([0.2, 0.5, 0.6]).view(3, 1, 1, 1).expand(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
+    attack = PGD(Classifier(wave), 12, 0.02, "linf", 2, True, 0, keep="largest_loss")
+    attacked = attack(images, labels, 0.15, range(3))
+    iterates = torch.stack([x for x, _ in seen])  # (26, 3, 1, 2, 2)
+    heights = torch.stack([h for _, h in seen])
+    assert len(seen) == 2 * 13
+    for i in range(3):
+        last = [t for t in range(26) if heights[t, i] == heights[:, i].max()][-1]
+        assert torch.equal(attacked[i], iterates[last, i])
+    assert len({tuple(heights[:, i].tolist()) for i in range(3)}) == 3
 
 
 def test_transfer_follows_the_surrogate_and_not_the_model():
@@ -101,6 +195,32 @@ def test_fgsm_equals_autograd_formula(batch):
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), labels), x)
     wanted = (images + 0.05 * gradient.sign()).clamp(0, 1)
     torch.testing.assert_close(fgsm(model, images, labels, 0.05, batch_size=7), wanted)
+
+
+def test_l2_fgsm_equals_autograd_formula(batch):
+    images, labels = batch
+    x = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(MODEL(x), labels, reduction="sum"), x)
+    wanted = (images + 0.5 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(0, 1)
+    attacked = fgsm(MODEL, images, labels, 0.5, norm="l2", batch_size=7)
+    torch.testing.assert_close(attacked, wanted)
+    assert (attacked - images).flatten(1).norm(dim=1).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-20, 1e-35, 1e-42])
+def test_directions_have_length_one_however_small_the_gradient(size):
+    g = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 2, 4, 4, generator=g) * size
+    lengths = unit(values).flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(3))
+    assert torch.equal(unit(torch.zeros(2, 1, 3, 3)), torch.zeros(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize("run", [fgsm, fgsm_sweep])
+def test_unknown_norm_of_fgsm_is_named(batch, run):
+    epsilon = 0.1 if run is fgsm else [0.1]
+    with pytest.raises(ValueError, match="norm='l1' is not one of"):
+        run(MODEL, *batch, epsilon, norm="l1")
 
 
 def test_pgd_is_stronger_than_fgsm_and_restarts_never_help_the_model(batch):

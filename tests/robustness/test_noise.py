@@ -105,6 +105,20 @@ def test_sweep_noise_depends_on_seed_and_image_but_not_on_batch_size(kind):
     assert not torch.equal(differences[0], differences[1])  # no two images share their noise
 
 
+@pytest.mark.parametrize("kind", NOISES)
+def test_parts_of_a_set_meet_the_noise_of_the_whole_set(kind):
+    images, labels = gray(n=7), torch.zeros(7, dtype=torch.long)
+    whole, part, first = Spy(), Spy(), Spy()
+    noise_sweep(whole, images, labels, kind, [0.1])
+    sweep = noise_sweep(part, images[3:], labels[3:], kind, [0.1], first_index=3, batch_size=2)
+    noise_sweep(first, images[3:], labels[3:], kind, [0.1])
+    assert torch.equal(torch.cat(part.seen), whole.seen[0][3:])
+    assert not torch.equal(first.seen[0], whole.seen[0][3:])
+    assert sweep.settings["first_index"] == 3
+    with pytest.raises(TypeError, match="first_index must be an integer"):
+        noise_sweep(part, images, labels, kind, [0.1], first_index=0.5)
+
+
 def test_sweep_noise_at_an_epsilon_does_not_depend_on_the_others():
     images, labels = gray(n=5), torch.zeros(5, dtype=torch.long)
     alone, among = Spy(), Spy()

@@ -89,6 +89,69 @@ def test_results_survive_json_with_inf_and_nan(tmp_path):
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
+def attacked(**changes):
+    """Distances with everything that a decision attack records."""
+    fields = {
+        "distances": (0.002, math.inf, 0.004),
+        "statuses": ("ok", "no_start", "ok"),
+        "queries": (60, 101, 61),
+        "starts": ("noise", "none", "image"),
+        "steps": 50,
+        "repeats": 2,
+        "seed": 7,
+        "curve_steps": (0, 50),
+        "curve_medians": (0.1, 0.004),
+        "repeat_medians": (0.004, 0.005),
+        "settings": {"norm": "linf"},
+        "name": "hopskipjump",
+        "curve_queries": (30.5, 74.0),
+        "curves": ((0.1, 0.002), (math.inf, math.inf), (0.1, 0.004)),
+        "repeat_distances": ((0.002, 0.003), (math.inf, math.inf), (0.004, 0.005)),
+    }
+    return BoundaryResult(**{**fields, **changes})
+
+
+def test_curves_by_image_survive_json_and_can_be_left_out(tmp_path):
+    path = write_results(tmp_path / "r.json", {"all": attacked(), "short": attacked().to_dict(curves=False)})
+    back = read_results(path)
+    assert BoundaryResult.from_dict(back["all"]) == attacked()
+    assert back["all"]["name"] == "hopskipjump"
+    assert set(back["all"]) - set(back["short"]) == {"curves", "repeat_distances"}
+    assert BoundaryResult.from_dict(back["short"]) == attacked(curves=(), repeat_distances=())
+    old = {k: v for k, v in back["short"].items() if k not in ("name", "curve_queries")}  # written by version 0.1
+    assert BoundaryResult.from_dict(old) == attacked(curves=(), repeat_distances=(), curve_queries=(), name="boundary")
+
+
+def test_joined_medians_are_taken_over_images_not_over_parts():
+    parts = [
+        attacked(
+            distances=(d,),
+            statuses=("ok",),
+            queries=(q,),
+            starts=("noise",),
+            curves=((1.0, d),),
+            repeat_distances=((d, 1.0),),
+            curve_queries=(1.0, float(q)),
+        )
+        for d, q in ((0.1, 10), (0.2, 20), (0.9, 60))
+    ]
+    joined = BoundaryResult.join([BoundaryResult.join(parts[:2]), parts[2]])
+    assert (joined.median, joined.curve_medians, joined.repeat_medians) == (0.2, (1.0, 0.2), (0.2, 1.0))
+    assert joined.curve_queries == (1.0, 30.0)
+    assert joined.queries == (10, 20, 60)
+    assert (joined.name, joined.settings) == ("hopskipjump", {"norm": "linf"})
+    for wrong in ({"name": "boundary"}, {"steps": 51}, {"curve_steps": (0, 49)}, {"settings": {"norm": "l2"}}):
+        with pytest.raises(ValueError, match=f"disagree on .*{next(iter(wrong))}"):
+            BoundaryResult.join([attacked(), attacked(**wrong)])
+
+
+def test_joined_images_are_kept_where_every_part_has_them():
+    with_images = attacked(adversarials=torch.rand(3, 1, 2, 2))
+    joined = BoundaryResult.join([with_images, with_images])
+    assert torch.equal(joined.adversarials, torch.cat([with_images.adversarials] * 2))
+    assert BoundaryResult.join([with_images, attacked()]).adversarials is None
+
+
 def test_results_carry_schema_versions_and_time(tmp_path):
     back = read_results(write_results(tmp_path / "r.json", {"seed": 0}))
     assert back["schema_version"] == SCHEMA_VERSION

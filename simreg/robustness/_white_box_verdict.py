@@ -1,0 +1,146 @@
+"""The white-box sentences of ``verdicts``: what may be said about a budget, and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simreg.robustness._norms import Norm
+from simreg.robustness._readings import (
+    Measurements,
+    Reading,
+    distance_readings,
+    epsilon_text,
+    listed,
+    not_measured,
+    readings,
+    same_epsilon,
+    share_text,
+    sweep_of,
+    verdict,
+)
+
+NO_ROBUSTNESS = 0.05
+"""Share of images up to which, with the upper end of its interval, an attack leaves nothing worth the name."""
+
+SUBSTANTIAL = 0.5
+"""Share of the clean accuracy from which on, with the lower end of the interval, robustness is called substantial."""
+
+NORM_TEXT: dict[Norm, str] = {"linf": "L-inf", "l2": "L2"}
+_FULL = {"steps": 100, "max_queries": 5000}  # budgets below which AutoAttack is not the standard one
+
+
+def white_box_verdicts(
+    measurements: Measurements,
+    masking: Mapping[str, Any],
+    norm: Norm,
+    clean: Reading | None,
+    always: Sequence[float],
+    values: int | None,
+) -> list[dict[str, Any]]:
+    """One verdict for each budget of the strongest attack that was run, and for those that are always judged.
+
+    Args:
+        measurements: Entries by key.
+        masking: What ``masking_panel`` returned for them.
+        norm: "linf" or "l2".
+        clean: Accuracy without attack; None if it was not measured.
+        always: Budgets to judge in any case, unless only larger ones were run.
+        values: Pixels times channels of an image; None leaves L2 decision distances out.
+
+    Returns:
+        Verdicts in the order of the budgets.
+    """
+    attacks, strong = _attacks(measurements, norm), _strong(measurements, norm)
+    if not attacks:
+        keys = [f"autoattack_{norm}", f"adaptive_{norm}", f"pgd_{norm}"]
+        return [not_measured("white_box", f"White-box robustness ({NORM_TEXT[norm]})", measurements, keys)]
+    plain = readings(measurements, [f"pgd_{norm}"]) or sorted(attacks, key=lambda r: r.epsilon)[:1]
+    smallest = min(r.epsilon for r in attacks)
+    wanted = [e for e in always if e >= smallest * (1 - 1e-4)] + [r.epsilon for r in strong or plain]
+    budgets: list[float] = []
+    for epsilon in sorted(wanted):
+        if not any(same_epsilon(epsilon, other) for other in budgets):
+            budgets.append(epsilon)
+    attacks += distance_readings(measurements, f"hopskipjump_{norm}", budgets, values)
+    return [_at_budget(measurements, masking, norm, e, attacks, strong, clean) for e in budgets]
+
+
+def _at_budget(
+    measurements: Measurements,
+    masking: Mapping[str, Any],
+    norm: Norm,
+    epsilon: float,
+    attacks: Sequence[Reading],
+    strong: Sequence[Reading],
+    clean: Reading | None,
+) -> dict[str, Any]:
+    where = f"at {epsilon_text(epsilon)} ({NORM_TEXT[norm]})"
+    within = [r for r in attacks if r.epsilon <= epsilon * (1 + 1e-4)]
+    here = sorted((r for r in strong if same_epsilon(r.epsilon, epsilon)), key=lambda r: r.accuracy)
+    # the most telling: a few images that all fell say less than many of which most did
+    least = min(within, key=lambda r: (r.interval[1], r not in here, -r.epsilon))
+    quoted = next((r for r in here if r.interval[1] <= NO_ROBUSTNESS), least)
+    survive = _survive(quoted, epsilon)
+    evidence = [r.evidence() for r in sorted({*here, quoted}, key=lambda r: (r.accuracy, r.key))]
+    if quoted.interval[1] <= NO_ROBUSTNESS:
+        return verdict("white_box", f"No white-box robustness {where}: {survive}.", evidence)
+    doubts = [] if here else [_why_weak(measurements, norm)]
+    if masking.get("suspicious"):
+        failed = [str(check["name"]) for check in masking.get("checks", ()) if check["passed"] is False]
+        doubts.append(f"gradients may be masked, as checks failed ({', '.join(failed)})")
+    if doubts:
+        text = f"White-box robustness {where} is not established: {survive}, an upper bound only: {listed(doubts)}."
+        return verdict("white_box", text, evidence)
+    return verdict("white_box", f"{_degree(quoted, clean)} white-box robustness {where}: {survive}.", evidence)
+
+
+def _degree(reading: Reading, clean: Reading | None) -> str:
+    lower = reading.interval[0]
+    if lower <= NO_ROBUSTNESS:
+        return "Little"
+    return "Substantial" if clean is not None and lower >= SUBSTANTIAL * clean.accuracy else "Some"
+
+
+def _survive(reading: Reading, epsilon: float) -> str:
+    amount = share_text(reading.accuracy)
+    low, high = reading.interval
+    interval = f"(95 % interval {100 * low:.1f}-{100 * high:.1f})"
+    if same_epsilon(reading.epsilon, epsilon):
+        return f"{amount} of images survive {reading.attack} {interval}"
+    smaller = epsilon_text(reading.epsilon)
+    return f"no more than {amount} of images survive {reading.attack} at the smaller {smaller} already {interval}"
+
+
+def _why_weak(measurements: Measurements, norm: Norm) -> str:
+    """Why no strong attack speaks for this budget."""
+    key = f"autoattack_{norm}"
+    sweep = sweep_of(measurements, key)
+    if sweep is None:
+        reason = measurements.get(key, {}).get("reason")
+        return f"AutoAttack was not run{f' ({reason})' if reason else ''}"
+    return "AutoAttack was not run at this budget" if _is_standard(sweep.settings) else "AutoAttack was not run in full"
+
+
+def _attacks(measurements: Measurements, norm: Norm) -> list[Reading]:
+    """All attacks in this norm: one who has the model can run those without gradients too."""
+    keys = [f"{name}_{norm}" for name in ("autoattack", "adaptive", "pgd", "fgsm", "square")]
+    found = readings(measurements, [*keys, "pgd_linf_large"] if norm == "linf" else keys)
+    for key in ("transferred_fgsm", "transferred_pgd"):
+        sweep = sweep_of(measurements, key)
+        if sweep is not None and sweep.settings.get("norm", "linf") == norm:
+            found += readings(measurements, [key])
+    return found
+
+
+def _strong(measurements: Measurements, norm: Norm) -> list[Reading]:
+    """Readings that a claim of robustness may rest on: the adaptive attack, and AutoAttack as it should be run."""
+    found = readings(measurements, [f"adaptive_{norm}"])
+    sweep = sweep_of(measurements, f"autoattack_{norm}")
+    if sweep is not None and _is_standard(sweep.settings):
+        found += readings(measurements, [f"autoattack_{norm}"])
+    return found
+
+
+def _is_standard(settings: Mapping[str, Any]) -> bool:
+    return not settings.get("not_run") and all(settings.get(k, least) >= least for k, least in _FULL.items())

@@ -1,0 +1,191 @@
+"""What an evaluation showed, in one plain sentence for each kind of attacker, with the numbers behind it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simreg.robustness._norms import Norm
+from simreg.robustness._readings import (
+    Measurements,
+    Reading,
+    epsilon_text,
+    listed,
+    not_measured,
+    readings,
+    result_of,
+    share_text,
+    sweep_of,
+    verdict,
+)
+from simreg.robustness._white_box_verdict import NORM_TEXT, SUBSTANTIAL, white_box_verdicts
+from simreg.robustness.intervals import median_interval, ratio_interval
+
+HOLDS = 0.9
+"""Share of the clean accuracy from which on, with the lower end of its interval, accuracy is said to hold."""
+
+
+def verdicts(
+    measurements: Measurements,
+    masking: Mapping[str, Any],
+    *,
+    threat_linf: float = 8 / 255,
+    values_per_image: int | None = None,
+) -> list[dict[str, Any]]:
+    """One plain sentence for each threat, and for white_box one for each norm and budget.
+
+    White-box sentences follow one rule: that a model is *not* robust can be learnt from any attack; that it is, only
+    from AutoAttack with its standard budgets or the adaptive attack, and only if no check of the masking panel failed.
+    In all other cases the number is called an upper bound. The number is the most telling that any attack within the
+    budget left, smaller budgets included: the one whose interval ends lowest.
+
+    ============================================  =========================================
+    "No white-box robustness"                     upper end of the interval <= 5 %
+    "Little white-box robustness"                 lower end <= 5 %
+    "Substantial white-box robustness"            lower end >= half of the clean accuracy
+    "Some white-box robustness"                   in between
+    "holds" / "falls" / "breaks down" (others)    >= 90 % / >= 50 % / less of the clean accuracy, lower end of its ratio
+    ============================================  =========================================
+
+    Args:
+        measurements: Entries of an evaluation by key: {"status", "type", "threat", "result"} or {"status", "reason"}.
+        masking: What ``masking_panel`` returned for them.
+        threat_linf: L-inf budget that is always judged: 8/255 on photographs.
+        values_per_image: C * H * W, which turns L2 decision distances into budgets; None leaves them out of white-box
+            sentences.
+
+    Returns:
+        [{"threat": str, "verdict": str, "evidence": [str, ...]}]; a threat whose measurements were not run says so.
+
+    Example:
+        >>> result = {"name": "autoattack", "epsilons": [8 / 255], "accuracies": [0.003], "n": 1000, "settings": {}}
+        >>> entry = {"status": "ok", "type": "sweep", "threat": "white_box", "result": result}
+        >>> found = verdicts({"autoattack_linf": entry}, {"suspicious": False, "checks": []})
+        >>> print([v["verdict"] for v in found if v["threat"] == "white_box"][0])
+        No white-box robustness at 8/255 (L-inf): 0.3 % of images survive AutoAttack (95 % interval 0.1-0.9).
+    """
+    clean = _clean_reading(measurements)
+    return [
+        _clean(measurements, clean),
+        *white_box_verdicts(measurements, masking, "linf", clean, (threat_linf,), values_per_image),
+        *white_box_verdicts(measurements, masking, "l2", clean, (), values_per_image),
+        _noise(measurements, clean),
+        _transfer(measurements, clean),
+        _score(measurements, clean),
+        _decision(measurements, clean),
+        _corruption(measurements, clean),
+    ]
+
+
+def _clean_reading(measurements: Measurements) -> Reading | None:
+    """Accuracy without attack: of the clean measurement, else of the sweep with most images that has epsilon 0."""
+    found = []
+    for key in measurements:
+        entry = measurements[key]
+        sweep = sweep_of(measurements, key) if entry.get("type") == "sweep" else None
+        if sweep is not None and sweep.clean is not None and not math.isnan(sweep.clean):
+            found.append(Reading(key, 0.0, sweep.clean, sweep.n))
+    return max(found, key=lambda r: (r.key == "clean", r.n), default=None)
+
+
+def _clean(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
+    if clean is None:
+        return not_measured("clean", "Clean accuracy", measurements, ["clean"])
+    text = f"Without attack {share_text(clean.accuracy, clean.interval)} of {clean.n} images are right."
+    return verdict("clean", text, [clean.evidence()])
+
+
+def _noise(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
+    keys = {"gaussian": "Gaussian", "uniform": "uniform", "salt_and_pepper": "salt-and-pepper"}
+    last = _largest(measurements, list(keys))
+    if not last:
+        return not_measured("noise", "Noise", measurements, list(keys))
+    parts = [f"{share_text(r.accuracy)} under {keys[r.key]} noise of strength {epsilon_text(r.epsilon)}" for r in last]
+    return verdict("noise", _fall("Under random noise accuracy", last, clean, parts), [r.evidence() for r in last])
+
+
+def _transfer(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
+    keys = ["transferred_fgsm", "transferred_pgd"]
+    last = _largest(measurements, keys)
+    if not last:
+        return not_measured("transfer", "Transferred attacks", measurements, keys)
+    parts = [f"{share_text(r.accuracy)} under {r.attack} at {epsilon_text(r.epsilon)}" for r in last]
+    text = _fall("Under attacks made on another model accuracy", last, clean, parts)
+    text = f"{text[:-1]}; one who has the model does better than that."
+    return verdict("transfer", text, [r.evidence() for r in last])
+
+
+def _score(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
+    keys = ["square_linf", "square_l2"]
+    last = _largest(measurements, keys)
+    if not last:
+        return not_measured("score", "Score-based attacks", measurements, keys)
+    parts = []
+    for r in last:
+        sweep = sweep_of(measurements, r.key)
+        queries = sweep.settings.get("max_queries") if sweep else None
+        spent = f" with {queries} queries" if queries else ""
+        norm: Norm = "linf" if r.key.endswith("linf") else "l2"
+        parts.append(f"{share_text(r.accuracy)} under Square at {epsilon_text(r.epsilon)} ({NORM_TEXT[norm]}){spent}")
+    text = _fall("Under attacks that see scores alone accuracy", last, clean, parts)
+    return verdict("score", text, [r.evidence() for r in last])
+
+
+def _decision(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
+    names = {
+        "hopskipjump_linf": "HopSkipJump (L-inf)",
+        "hopskipjump_l2": "HopSkipJump (squared L2 per pixel)",
+        "boundary": "the Boundary Attack (squared L2 per pixel)",
+    }
+    parts, evidence = [], []
+    for key, name in names.items():
+        result = result_of(measurements, key)
+        if result is None:
+            continue
+        distances = [math.inf if d is None else float(d) for d in result["distances"]]
+        low, high = median_interval(distances)
+        median = statistics.median(distances)
+        failures = sum(math.isinf(d) for d in distances)
+        parts.append(f"{median:.3g} by {name}")
+        evidence.append(
+            f"{key}: median {median:.4g} ({low:.4g}-{high:.4g}), {failures} of {len(distances)} not reached"
+        )
+    if not parts:
+        return not_measured("decision", "Decision-based attacks", measurements, list(names))
+    at = f" at a clean accuracy of {share_text(clean.accuracy)}" if clean is not None else ""
+    text = f"With decisions alone another class is reached within a median distance of {listed(parts)}{at}"
+    return verdict("decision", f"{text}; true distances are smaller.", evidence)
+
+
+def _corruption(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
+    result = result_of(measurements, "corruptions")
+    if result is None:
+        return not_measured("corruption", "Common corruptions", measurements, ["corruptions"])
+    by_name = {name: statistics.fmean(values) for name, values in result["accuracies"].items()}
+    mean, n = statistics.fmean(by_name.values()), int(result["n"])
+    worst = min(by_name, key=lambda name: by_name[name])
+    before = result.get("clean")
+    reference = Reading("corruptions", 0.0, float(before), n) if before is not None else clean
+    reading = Reading("corruptions", 0.0, mean, n)
+    parts = [f"{share_text(mean)} on average over {len(by_name)} kinds"]
+    text = _fall("Under common corruptions accuracy", [reading], reference, parts)
+    source = "the published images" if result.get("is_published") else "corruptions made here, not the published images"
+    text = f"{text[:-1]}, lowest for {worst.replace('_', ' ')} ({share_text(by_name[worst])}); {source}."
+    return verdict("corruption", text, [reading.evidence()])
+
+
+def _largest(measurements: Measurements, keys: Sequence[str]) -> list[Reading]:
+    """The largest budget of each of these sweeps."""
+    found = (readings(measurements, [key]) for key in keys)
+    return [max(sweep, key=lambda r: r.epsilon) for sweep in found if sweep]
+
+
+def _fall(subject: str, found: Sequence[Reading], clean: Reading | None, parts: Sequence[str]) -> str:
+    """How accuracy fares in the worst of these cases, compared with that without attack."""
+    if clean is None or clean.accuracy == 0:
+        return f"{subject} is {listed(parts)}."
+    kept = min(ratio_interval(r.accuracy, r.n, clean.accuracy, clean.n)[0] for r in found)
+    verb = "holds" if kept >= HOLDS else "falls" if kept >= SUBSTANTIAL else "breaks down"
+    return f"{subject} {verb}: {listed(parts)}, of {share_text(clean.accuracy)} without."
