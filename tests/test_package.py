@@ -94,6 +94,10 @@ ALLOWED = {
     "pool": {"_checks", "_warn", "batch", "functional", "health", "targets"},
     "robustness": {"_checks", "_progress", "_warn", "robustness"},
     "data": {"_checks", "_progress", "_images", "_downloads", "data"},
+    "nets": {"_checks"},
+    "model_files": {"_checks", "robustness"},
+    "evaluation": {"_checks", "_progress", "_warn", "data", "evaluation", "model_files", "robustness"},
+    "reporting": {"_checks", "reporting", "robustness"},
 }
 
 

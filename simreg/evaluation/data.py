@@ -1,0 +1,155 @@
+"""The images a model is evaluated on: a dataset's test part, an image folder, or arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simreg._checks import check_images, check_unit_range
+from simreg.data import load_split
+
+TrainingImages = Callable[[], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Images, their labels, and where they came from.
+
+    Attributes:
+        name: Name for results.
+        images: Shape (N, C, H, W), uint8 or floating point in [0, 1].
+        labels: Shape (N,), integers.
+        classes: Class names in the order of the labels; empty if unknown.
+        source: Where the images came from, in words.
+        training: Loads training images and labels, for a surrogate; None where there are none.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...] = ()
+    source: str = "images in memory"
+    training: TrainingImages | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over images and labels, as 64 hexadecimal digits."""
+        digest = hashlib.sha256(f"{self.images.dtype} {tuple(self.images.shape)}".encode())
+        for tensor in (self.images, self.labels.to(torch.int64)):
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results record."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "n": len(self.labels),
+            "shape": list(self.images.shape[1:]),
+            "classes": list(self.classes),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def load_evaluation_data(
+    name: str,
+    *,
+    limit: int | None = None,
+    data_dir: str | Path | None = None,
+    labels: str | Path | None = None,
+    color: bool = True,
+    size: int | None = None,
+    progress: bool = False,
+) -> EvaluationData:
+    """Load the images to evaluate on.
+
+    Args:
+        name: A dataset of `simreg.data.load_split`, a folder, an ``.npz`` file with ``images`` (or ``x``) and
+            ``labels`` (or ``y``), or an ``.npy`` file of images with ``labels=``.
+        limit: At most this many images, drawn once and for all.
+        data_dir: Where datasets are kept.
+        labels: ``.npy`` file of the labels of an ``.npy`` file of images.
+        color: Three channels instead of one; arrays stay as they are.
+        size: Side of the square images; arrays stay as they are.
+        progress: Whether reading shows its progress.
+
+    Returns:
+        Images, labels and what is known about them.
+
+    Raises:
+        FileNotFoundError: If the dataset or a file is missing.
+        ValueError: If an array is unreadable, of the wrong shape or kind, or out of range.
+    """
+    if Path(name).suffix in (".npz", ".npy"):
+        return _load_arrays(Path(name).expanduser(), labels, limit)
+    if labels is not None:
+        raise ValueError(f"labels belong to an .npy file of images; {name!r} brings its own.")
+    options: dict[str, Any] = {"data_dir": data_dir, "color": color, "size": size, "progress": progress}
+    split = load_split(name, "test", limit=limit, **options)
+
+    def training() -> tuple[Tensor, Tensor]:
+        train = load_split(name, "train", **options)
+        return train.images, train.labels
+
+    flat = Path(name).is_dir() and not (Path(name) / "train").is_dir()
+    return EvaluationData(
+        split.name,
+        split.images,
+        split.labels,
+        split.classes,
+        split.source,
+        None if flat else training,
+    )
+
+
+def _load_arrays(path: Path, labels: str | Path | None, limit: int | None) -> EvaluationData:
+    content = _read(path)
+    if path.suffix == ".npy":
+        if labels is None:
+            raise ValueError(f"{path} holds images alone: pass their labels as a second .npy file.")
+        pixels, classes = content, _read(Path(labels).expanduser())
+    else:
+        pixels, classes = (_entry(content, path, names) for names in (("images", "x"), ("labels", "y")))
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.ndim == 4 and pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
+        pixels = pixels.transpose(0, 3, 1, 2)  # (N, H, W, C), as CIFAR's files have it
+    if pixels.dtype == np.float64:
+        pixels = pixels.astype(np.float32)
+    if pixels.dtype not in (np.uint8, np.float16, np.float32):
+        raise ValueError(f"images in {path} must be uint8 or floating point, got {pixels.dtype}.")
+    images = check_images(f"images in {path}", torch.from_numpy(np.ascontiguousarray(pixels)))
+    check_unit_range(f"images in {path}", images)
+    if classes.shape != (len(images),) or classes.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels of {path} must be {len(images)} integers, got shape {classes.shape} of {classes.dtype}."
+        )
+    rows = torch.arange(len(images))
+    if limit is not None and limit < len(images):
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
+    targets = torch.from_numpy(classes.astype(np.int64))
+    return EvaluationData(path.stem, images[rows], targets[rows], (), f"arrays in {path}")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is no readable NumPy file ({error}).") from error
+
+
+def _entry(content: Any, path: Path, names: tuple[str, ...]) -> Any:
+    for name in names:
+        if name in content:
+            return content[name]
+    raise ValueError(f"{path} must hold {names[0]!r}; it has {', '.join(content) or 'nothing'}.")

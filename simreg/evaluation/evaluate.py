@@ -1,0 +1,186 @@
+"""The evaluation of one model as one file: measurements, masking panel, verdicts and everything needed to repeat it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from simreg.evaluation.data import EvaluationData
+from simreg.evaluation.hardware import hardware
+from simreg.evaluation.models import LoadedModel
+from simreg.evaluation.preflight import check_model
+from simreg.evaluation.runner import run_suite, weights_fingerprint
+from simreg.evaluation.suites import Subject, Suite, SuiteName, build_suite, strengths_of
+from simreg.robustness import (
+    Classifier,
+    Surrogate,
+    layer_features,
+    load_published,
+    masking_panel,
+    read_results,
+    verdicts,
+    write_results,
+)
+
+_IDENTITY = ("model", "data", "seed", "surrogate")  # what must agree for a run to go on in the same folder
+
+
+def evaluate_model(
+    model: LoadedModel | Classifier | nn.Module | Callable[[Tensor], Tensor],
+    data: EvaluationData,
+    *,
+    suite: SuiteName | Suite = "quick",
+    out: str | Path,
+    surrogate: Surrogate | None = None,
+    no_surrogate: str = "no surrogate was given",
+    layers: Sequence[str] = (),
+    corruptions: str | Path | None = None,
+    samples: int = 16,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measure a model with a suite, judge what the numbers allow, and keep it all in ``out/results.json``.
+
+    The file is there from the first measurement on, and is replaced whole after each; a stopped run goes on where it
+    was. A folder that holds the evaluation of another model, other images or another seed is refused.
+
+    Args:
+        model: From `resolve_model`; or a module, `Classifier` or callable on images in [0, 1].
+        data: Images and labels.
+        suite: "quick", "standard", "full", or one of your own.
+        out: Folder for results and parts.
+        surrogate: Unregularized model for transferred attacks.
+        no_surrogate: Why there is none: the reason that results give.
+        layers: Names of the regularized layers, which the adaptive attack then works on too.
+        corruptions: Folder of the published arrays, such as CIFAR-10-C: they bring their own images and labels, of the
+            same classes as ``data``.
+        samples: Passes whose mean stands for a model that is random at inference.
+        seed: Seed of everything random.
+        batch_size: Images per call of the model, see `run_suite`.
+        progress: Show progress and the time left.
+
+    Returns:
+        What ``results.json`` holds; `simreg.reporting` makes a page of it.
+
+    Raises:
+        TypeError: If the model returns something other than a tensor.
+        ValueError: If classes, channels or images do not fit, or ``out`` holds another evaluation.
+        FileNotFoundError: If ``corruptions`` holds no published arrays.
+
+    Example:
+        >>> import tempfile, torch
+        >>> brightness = lambda x: torch.stack([1 - x.mean(dim=(1, 2, 3)), x.mean(dim=(1, 2, 3))], dim=1)
+        >>> images = torch.linspace(0, 1, 8).view(8, 1, 1, 1).expand(8, 1, 8, 8)
+        >>> data = EvaluationData("gray", images, (images[:, 0, 0, 0] > 0.5).long())
+        >>> suite = build_suite("quick", strengths_of("gray")).only(["clean", "fgsm_linf"])
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     results = evaluate_model(brightness, data, suite=suite, out=out, progress=False)
+        >>> results["measurements"]["clean"]["result"]["accuracies"]
+        [1.0]
+    """
+    out = Path(out)
+    loaded, findings = check_model(_as_loaded(model), data, samples=samples)
+    classifier = loaded.classifier
+    strengths = strengths_of(data.name, data.images.shape[-1])
+    values = data.images[0].numel()
+    if isinstance(suite, str):
+        suite = build_suite(suite, strengths)
+    if corruptions is not None:
+        load_published(corruptions)  # a wrong folder shows before the work
+    device = str(classifier.device or "cpu")
+    results: dict[str, Any] = {
+        "kind": "evaluation",
+        "model": {
+            "name": loaded.name,
+            "spec": loaded.spec,
+            "fingerprint": weights_fingerprint(classifier),
+            "parameters": _parameters(classifier.model),
+            "mean": list(classifier.mean),
+            "std": list(classifier.std),
+            "random": findings.random,
+            "samples": findings.samples,
+            "probabilities": findings.probabilities,
+            "notes": findings.notes,
+        },
+        "data": data.to_dict(),
+        "suite": suite.name,
+        "seed": seed,
+        "surrogate": None if surrogate is None else {"name": surrogate.name, "fingerprint": surrogate.fingerprint},
+        "device": device,
+        "hardware": hardware(device),
+    }
+    path = out / "results.json"
+    _check_same(path, results)
+    subject = Subject(
+        classifier,
+        data.images,
+        data.labels,
+        seed,
+        surrogate,
+        no_surrogate,
+        layer_features(classifier, layers) if layers else None,
+        None if corruptions is None else str(corruptions),
+    )
+    start = time.monotonic()
+
+    def keep(entries: dict[str, Any]) -> None:
+        results["measurements"] = dict(entries)
+        results["seconds"] = sum(entry.get("seconds", 0.0) for entry in entries.values())
+        results["seconds_this_run"] = time.monotonic() - start
+        results["masking"] = masking_panel(
+            entries,
+            values_per_image=values,
+            random=findings.random,
+            samples=findings.samples,
+            probabilities=findings.probabilities,
+        )
+        results["verdicts"] = verdicts(
+            entries, results["masking"], threat_linf=strengths.threat_linf, values_per_image=values
+        )
+        write_results(path, results)
+
+    run_suite(
+        classifier,
+        data.images,
+        data.labels,
+        suite=suite,
+        out=out,
+        model_name=loaded.name,
+        batch_size=batch_size,
+        progress=progress,
+        subject=subject,
+        on_result=keep,
+    )
+    return read_results(path)
+
+
+def _as_loaded(model: object) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    classifier = model if isinstance(model, Classifier) else Classifier(model)  # type: ignore[arg-type]
+    name = type(classifier.model).__name__
+    return LoadedModel(classifier, name, name)
+
+
+def _check_same(path: Path, results: dict[str, Any]) -> None:
+    """Raise if ``path`` holds the evaluation of something else."""
+    if not path.exists():
+        return
+    before = read_results(path)
+    for key in _IDENTITY:
+        old, new = before.get(key), results[key]
+        if isinstance(new, dict):  # a label or a path may change, what it stands for may not
+            old, new = (dict(v or {}).get("fingerprint") for v in (old, new))
+        if old != new:
+            raise ValueError(
+                f"{path.parent} holds an evaluation with another {key}. Choose another folder, or delete that one."
+            )
+
+
+def _parameters(model: object) -> int | None:
+    return sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else None

@@ -1,0 +1,284 @@
+"""Running a suite in parts: each is kept as soon as it is measured, so that a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from simreg._checks import describe
+from simreg._progress import progress as show_progress
+from simreg._warn import warn
+from simreg.evaluation.suites import (
+    RESULTS,
+    Measurement,
+    Result,
+    Strengths,
+    Subject,
+    Suite,
+    SuiteName,
+    build_suite,
+    strengths_of,
+)
+from simreg.robustness import Classifier, Surrogate, read_results, write_results
+from simreg.robustness.classifier import batches, check_evaluation_set
+from simreg.robustness.storage import versions
+
+T = TypeVar("T")
+
+_TICK = 100  # forward passes between two movements of the progress bar
+_CPU_BATCH = 128
+_LARGEST_BATCH = 1024
+_FREE_SHARE = 0.5  # of the GPU's free memory that a batch may take
+
+
+def run_suite(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    suite: SuiteName | Suite = "quick",
+    out: str | Path,
+    model_name: str = "model",
+    surrogate: Surrogate | None = None,
+    strengths: Strengths | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+    subject: Subject | None = None,
+    on_result: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Measure one model with every attack of a suite, in parts that are kept in ``out``.
+
+    Killed and called again with the same arguments, it goes on with the next part: nothing is lost or counted twice.
+    A part counts only for the model, images, seed and budgets that it was measured with. Results do not depend on
+    ``batch_size``, but for the Boundary Attack's, which does to the extent that `boundary_attack` says. A measurement
+    that cannot be made becomes an entry ``{"status": "not run", "reason": ...}``.
+
+    Args:
+        classifier: The model, on images in [0, 1].
+        images: Shape (N, C, H, W), uint8 or floating point in [0, 1]; each attack takes the first so many.
+        labels: Shape (N,), integers.
+        suite: "quick", "standard", "full", or one of your own.
+        out: Folder for the parts.
+        model_name: Name shown with the progress.
+        surrogate: Model that transferred attacks are made on.
+        strengths: Distortions; None takes those for photographs, see `strengths_of`.
+        seed: Seed of everything random.
+        batch_size: Images per call of the model, at first: half of it is tried after each lack of memory. None
+            measures what the GPU holds, and takes 128 on a CPU.
+        progress: Show progress and the time left on standard error.
+        subject: Everything an attack may use, instead of the arguments above.
+        on_result: Called with the entries so far, whenever one is complete.
+
+    Returns:
+        Entries by key, ``{"status": "ok", "type", "threat", "result", "seconds", "passes"}``, in the suite's order.
+
+    Raises:
+        TypeError: If images or labels are not tensors of the right kind.
+        ValueError: If images leave [0, 1], labels do not fit, or the suite is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> brightness = lambda x: torch.stack([1 - x.mean(dim=(1, 2, 3)), x.mean(dim=(1, 2, 3))], dim=1)
+        >>> images, labels = torch.tensor([0.1, 0.9, 0.8]).view(3, 1, 1, 1).expand(3, 1, 8, 8), torch.tensor([0, 1, 1])
+        >>> suite = build_suite("quick", strengths_of("cifar10")).only(["clean", "gaussian"])
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     found = run_suite(Classifier(brightness), images, labels, suite=suite, out=out, progress=False)
+        >>> found["clean"]["result"]["accuracies"]
+        [1.0]
+    """
+    if subject is None:
+        subject = Subject(classifier, images, labels, seed, surrogate)
+    check_evaluation_set(subject.images, subject.labels, 1)
+    if isinstance(suite, str):
+        suite = build_suite(suite, strengths or strengths_of("", subject.images.shape[-1]))
+    store = _Store(Path(out) / "parts", fingerprint(subject))
+    batch = _Batch(batch_size or fitting_batch(subject))
+    entries: dict[str, Any] = {}
+    work = {m.key: _parts(m, len(subject.labels)) for m in suite.measurements}
+    left = sum(_ticks(m, p) for m in suite.measurements for p in work[m.key] if store.read(m, p) is None)
+    ticks = show_progress(range(left), description=f"evaluating {model_name}", enabled=progress)
+    for measurement in suite.measurements:
+        entries[measurement.key] = _measure(measurement, work[measurement.key], subject, store, batch, ticks, entries)
+        if on_result is not None:
+            on_result(entries)
+    for _ in ticks:  # entries that were not run leave some
+        pass
+    return entries
+
+
+def _measure(
+    measurement: Measurement,
+    parts: Sequence[slice],
+    subject: Subject,
+    store: _Store,
+    batch: _Batch,
+    ticks: Iterator[int],
+    entries: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The entry of one measurement: from its parts, measured where they are not kept yet."""
+    reason = measurement.obstacle(subject) or _nothing_correct(measurement, entries)
+    done: list[dict[str, Any]] = []
+    if reason is None:
+        try:
+            for part in parts:
+                done.append(store.read(measurement, part) or _measure_part(measurement, part, subject, store, batch))
+                _advance(ticks, _ticks(measurement, part) if done[-1].pop("fresh", False) else 0)
+        except (ImportError, ValueError) as error:
+            reason = str(error)
+    if reason is not None:
+        return {"status": "not run", "reason": reason, "threat": measurement.threat, "type": measurement.kind}
+    kind = RESULTS[measurement.kind]
+    joined = kind.join([kind.from_dict(part["result"]) for part in done])
+    brief = measurement.kind in ("sweep", "distances")  # without the curves of single images, which parts keep
+    result = joined.to_dict(curves=False) if brief else joined.to_dict()
+    result["settings"] = {**result.get("settings", {}), "budget": measurement.settings}
+    images = sum(part.stop - part.start for part in parts)
+    return {
+        "status": "ok",
+        "type": measurement.kind,
+        "threat": measurement.threat,
+        "result": result,
+        "seconds": sum(part["seconds"] for part in done),
+        "passes": measurement.passes * images,
+    }
+
+
+def _measure_part(
+    measurement: Measurement, part: slice, subject: Subject, store: _Store, batch: _Batch
+) -> dict[str, Any]:
+    start = time.monotonic()
+    result: Result = batch.run(lambda size: measurement.run(subject, part, size), measurement.key)
+    entry = {"result": result.to_dict(), "seconds": time.monotonic() - start}
+    store.write(measurement, part, entry)
+    return {**entry, "fresh": True}
+
+
+def _nothing_correct(measurement: Measurement, entries: Mapping[str, Any]) -> str | None:
+    """Accuracy under attack says nothing of a model that gets no clean image right; distances still do."""
+    found = entries.get("clean", {})
+    if found.get("status") != "ok" or found["result"]["accuracies"][0] > 0 or measurement.kind != "sweep":
+        return None
+    return (
+        f"the model gets none of {found['result']['n']} clean images right: check the order of the classes, "
+        "the labels and the normalisation (--mean, --std)"
+    )
+
+
+class _Store:
+    """Parts on disk, each with a key of everything that decided it."""
+
+    def __init__(self, folder: Path, subject: str) -> None:
+        self.folder, self.subject = folder, subject
+
+    def read(self, measurement: Measurement, part: slice) -> dict[str, Any] | None:
+        """The part, or None if it was not measured, or with another model, images, seed, budget or version."""
+        path = self._path(measurement, part)
+        if not path.exists():
+            return None
+        try:
+            data = read_results(path)
+        except ValueError:  # damaged: measured again
+            return None
+        return data if data.get("key") == self._key(measurement) else None
+
+    def write(self, measurement: Measurement, part: slice, entry: Mapping[str, Any]) -> None:
+        """Keep a part, whole or not at all."""
+        write_results(self._path(measurement, part), {"key": self._key(measurement), **entry})
+
+    def _path(self, measurement: Measurement, part: slice) -> Path:
+        return self.folder / measurement.key / f"{part.start:06d}-{part.stop:06d}.json"
+
+    def _key(self, measurement: Measurement) -> str:
+        settings = {"settings": measurement.settings, "subject": self.subject, "simreg": versions()["simreg"]}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+class _Batch:
+    """Images per call: halved whenever memory runs out, for the rest of the run."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def run(self, work: Callable[[int], T], name: str) -> T:
+        """``work(size)``, again with half the size after a lack of memory."""
+        while True:
+            try:
+                return work(self.size)
+            except (MemoryError, RuntimeError) as error:
+                if self.size == 1 or not _out_of_memory(error):
+                    raise
+                reason = describe(error)
+            # outside the handler, whose traceback keeps the tensors of the failed attempt alive
+            self.size //= 2
+            warn(f"{name}: out of memory ({reason}), goes on with batches of {self.size}.")
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def fingerprint(subject: Subject) -> str:
+    """SHA-256 over model, images, labels and everything else of the subject that decides results."""
+    classifier = subject.classifier
+    weights = weights_fingerprint(classifier)
+    if weights is None:  # what it answers stands for what it is
+        weights = str(classifier.predict(_unit(subject.images[:64])).tolist())
+    surrogate = subject.surrogate.fingerprint if subject.surrogate is not None else None
+    wrapper = (type(classifier).__name__, getattr(classifier, "samples", 1), classifier.mean, classifier.std)
+    digest = hashlib.sha256(str((weights, wrapper, surrogate, subject.seed, subject.corruptions)).encode())
+    for tensor in (subject.images, subject.labels):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(classifier: Classifier) -> str | None:
+    """SHA-256 over weights, buffers and normalisation; None for a model that is no module."""
+    if not isinstance(classifier.model, torch.nn.Module):
+        return None
+    return Surrogate(classifier, name="").fingerprint
+
+
+@torch.enable_grad()
+def fitting_batch(subject: Subject) -> int:
+    """Images whose forward and backward pass takes half of the GPU's free memory, at most 1024; 128 on a CPU."""
+    device = subject.classifier.device
+    if device is None or device.type != "cuda":
+        return _CPU_BATCH
+    trial = _unit(subject.images[:8]).to(device).requires_grad_()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.autograd.grad(subject.classifier(trial).sum(), trial)
+    each = max(1, (torch.cuda.max_memory_allocated(device) - before) // len(trial))
+    fits = int(_FREE_SHARE * torch.cuda.mem_get_info(device)[0] / each)
+    return max(1, min(_LARGEST_BATCH, 1 << fits.bit_length() - 1 if fits else 1))
+
+
+def _parts(measurement: Measurement, n: int) -> list[slice]:
+    return batches(min(n, measurement.images), measurement.chunk)
+
+
+def _ticks(measurement: Measurement, part: slice) -> int:
+    return max(1, int(measurement.passes * (part.stop - part.start) / _TICK))
+
+
+def _advance(ticks: Iterator[int], count: int) -> None:
+    for _ in range(count):
+        next(ticks, None)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _unit(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images

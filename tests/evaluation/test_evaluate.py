@@ -1,0 +1,133 @@
+"""`evaluate_model`: preflight, one results file, and folders that hold something else."""
+
+import pytest
+import torch
+from torch import nn
+
+from simreg.evaluation import EvaluationData, LoadedModel, build_suite, evaluate_model, strengths_of, text_summary
+from simreg.robustness import Classifier, read_results
+
+
+def linear(classes=3, channels=3):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(channels * 16, classes))
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=g))
+    return model
+
+
+@pytest.fixture
+def data():
+    images = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return EvaluationData("toy", images, Classifier(linear()).predict(images), ("a", "b", "c"))
+
+
+SUITE = build_suite("quick", strengths_of("cifar10")).only(["clean", "fgsm_linf", "pgd_linf"])
+
+
+def evaluate(model, data, out, **options):
+    return evaluate_model(model, data, suite=SUITE, out=out, progress=False, **options)
+
+
+def test_results_file_has_all_it_needs(data, tmp_path):
+    results = evaluate(LoadedModel(Classifier(linear()), "net", "my:net"), data, tmp_path)
+    assert results == read_results(tmp_path / "results.json")
+    assert results["kind"] == "evaluation"
+    assert results["model"]["name"] == "net"
+    assert len(results["model"]["fingerprint"]) == 64
+    assert results["data"]["shape"] == [3, 4, 4]
+    assert results["measurements"]["clean"]["result"]["accuracies"] == [1.0]
+    assert results["verdicts"]
+    assert results["masking"]["checks"]
+    text = text_summary(results)
+    assert "pgd_linf" in text
+    assert "100.0" in text
+
+
+def test_folder_of_another_evaluation_is_refused(data, tmp_path):
+    evaluate(linear(), data, tmp_path)
+    evaluate(linear(), data, tmp_path)
+    other = linear()
+    with torch.no_grad():
+        other[1].bias += 1
+    with pytest.raises(ValueError, match="another model"):
+        evaluate(other, data, tmp_path)
+    with pytest.raises(ValueError, match="another data"):
+        evaluate(linear(), EvaluationData("toy", data.images.flip(3), data.labels), tmp_path)
+    with pytest.raises(ValueError, match="another seed"):
+        evaluate(linear(), data, tmp_path, seed=1)
+
+
+class Tuple(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3], x
+
+
+class Softmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = linear()
+
+    def forward(self, x):
+        return self.net(x).softmax(1)
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = linear()
+
+    def forward(self, x):
+        return self.net(x + 0.01 * torch.randn_like(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (Tuple(), TypeError, "tensor of logits"),
+        (linear(classes=4), ValueError, "4 logits, but toy has 3 classes"),
+        (linear(classes=2), ValueError, "2 classes"),
+        (linear(channels=1), ValueError, "fails on images of 3x4x4"),
+        (nn.Identity(), ValueError, "logits of shape"),
+    ],
+)
+def test_models_that_do_not_fit(data, tmp_path, model, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(model, data, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_normalised_images_are_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="before normalisation"):
+        evaluate(linear(), EvaluationData("toy", 5 * (data.images - 0.5), data.labels), tmp_path)
+
+
+def test_probabilities_are_attacked_through_their_logarithm(data, tmp_path):
+    results = evaluate(Softmax(), data, tmp_path / "softmax")
+    plain = evaluate(linear(), data, tmp_path / "logits")
+    assert results["model"]["probabilities"] is True
+    assert "logarithm" in results["model"]["notes"][0]
+    for key in ("fgsm_linf", "pgd_linf"):
+        assert (
+            results["measurements"][key]["result"]["accuracies"] == plain["measurements"][key]["result"]["accuracies"]
+        )
+
+
+def test_random_models_are_measured_on_their_mean(data, tmp_path):
+    model = Noisy()
+    state = torch.random.get_rng_state()
+    results = evaluate(model, data, tmp_path, samples=8)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert (results["model"]["random"], results["model"]["samples"]) == (True, 8)
+    assert "expectation over transformation" in results["model"]["notes"][0]
+    assert (
+        evaluate(Noisy(), data, tmp_path / "again", samples=8)["measurements"]["pgd_linf"]["result"]
+        == results["measurements"]["pgd_linf"]["result"]
+    )
+
+
+def test_other_classes_in_the_file_are_refused(data, tmp_path):
+    loaded = LoadedModel(Classifier(linear()), "net", "net", ("a", "c", "b"), 3)
+    with pytest.raises(ValueError, match="in this order"):
+        evaluate(loaded, data, tmp_path)
