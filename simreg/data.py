@@ -138,7 +138,8 @@ def load_split(
     Args:
         name: One of ``DATASETS``, or a folder.
         split: ``"train"`` or ``"test"``.
-        limit: This many images, drawn once and for all: a smaller limit takes the first of those of a larger one.
+        limit: At most this many images, in a random order that is always the same: a smaller limit takes the first of
+            those of a larger one. None takes all, in the order of the dataset.
         data_dir: As for `load_dataset`.
         download: As for `load_dataset`.
         color: As for `load_dataset`.
@@ -191,8 +192,8 @@ def load_split(
 
 
 def _subset(n: int, limit: int | None) -> Tensor:
-    """Rows (limit,) of ``n`` images, the same every time; all in order without a limit."""
-    if limit is None or limit >= n:
+    """Rows (min(limit, n),) of ``n`` images in random order, the same every time; all in order without a limit."""
+    if limit is None:
         return torch.arange(n)
     return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:limit]
 

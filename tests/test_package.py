@@ -97,6 +97,17 @@ ALLOWED = {
     "nets": {"_checks"},
     "model_files": {"_checks", "robustness"},
     "evaluation": {"_checks", "_progress", "_warn", "data", "evaluation", "model_files", "robustness"},
+    "comparison": {
+        "_checks",
+        "_images",
+        "_progress",
+        "comparison",
+        "data",
+        "evaluation",
+        "model_files",
+        "nets",
+        "robustness",
+    },
     "reporting": {"_checks", "reporting", "robustness"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -74,7 +75,8 @@ def load_evaluation_data(
     Args:
         name: A dataset of `simreg.data.load_split`, a folder, an ``.npz`` file with ``images`` (or ``x``) and
             ``labels`` (or ``y``), or an ``.npy`` file of images with ``labels=``.
-        limit: At most this many images, drawn once and for all.
+        limit: At most this many images. They come in a random order that is always the same, as attacks take the first
+            so many of them.
         data_dir: Where datasets are kept.
         labels: ``.npy`` file of the labels of an ``.npy`` file of images.
         color: Three channels instead of one; arrays stay as they are.
@@ -93,7 +95,7 @@ def load_evaluation_data(
     if labels is not None:
         raise ValueError(f"labels belong to an .npy file of images; {name!r} brings its own.")
     options: dict[str, Any] = {"data_dir": data_dir, "color": color, "size": size, "progress": progress}
-    split = load_split(name, "test", limit=limit, **options)
+    split = load_split(name, "test", limit=sys.maxsize if limit is None else limit, **options)
 
     def training() -> tuple[Tensor, Tensor]:
         train = load_split(name, "train", **options)
@@ -132,9 +134,7 @@ def _load_arrays(path: Path, labels: str | Path | None, limit: int | None) -> Ev
         raise ValueError(
             f"labels of {path} must be {len(images)} integers, got shape {classes.shape} of {classes.dtype}."
         )
-    rows = torch.arange(len(images))
-    if limit is not None and limit < len(images):
-        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
     targets = torch.from_numpy(classes.astype(np.int64))
     return EvaluationData(path.stem, images[rows], targets[rows], (), f"arrays in {path}")
 

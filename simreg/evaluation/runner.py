@@ -36,6 +36,7 @@ T = TypeVar("T")
 _TICK = 100  # forward passes between two movements of the progress bar
 _CPU_BATCH = 128
 _LARGEST_BATCH = 1024
+_GPU_CHUNKS = 10  # chunks between two stops on a GPU, which small ones leave idle
 _FREE_SHARE = 0.5  # of the GPU's free memory that a batch may take
 
 
@@ -103,7 +104,8 @@ def run_suite(
     store = _Store(Path(out) / "parts", fingerprint(subject))
     batch = _Batch(batch_size or fitting_batch(subject))
     entries: dict[str, Any] = {}
-    work = {m.key: _parts(m, len(subject.labels)) for m in suite.measurements}
+    on_gpu = subject.classifier.device is not None and subject.classifier.device.type == "cuda"
+    work = {m.key: _parts(m, len(subject.labels), _GPU_CHUNKS if on_gpu else 1) for m in suite.measurements}
     left = sum(_ticks(m, p) for m in suite.measurements for p in work[m.key] if store.read(m, p) is None)
     ticks = show_progress(range(left), description=f"evaluating {model_name}", enabled=progress)
     for measurement in suite.measurements:
@@ -262,8 +264,8 @@ def fitting_batch(subject: Subject) -> int:
     return max(1, min(_LARGEST_BATCH, 1 << fits.bit_length() - 1 if fits else 1))
 
 
-def _parts(measurement: Measurement, n: int) -> list[slice]:
-    return batches(min(n, measurement.images), measurement.chunk)
+def _parts(measurement: Measurement, n: int, chunks: int) -> list[slice]:
+    return batches(min(n, measurement.images), chunks * measurement.chunk)
 
 
 def _ticks(measurement: Measurement, part: slice) -> int:

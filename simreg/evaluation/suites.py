@@ -167,8 +167,8 @@ def _quick(s: Strengths) -> tuple[Measurement, ...]:
         transferred_fgsm(300, _steps(s.transfer, 4)),
         fgsm("linf", 200, (0.0, *s.linf)),
         pgd("linf", 100, (0.0, s.linf[1], s.threat_linf), steps=10),
-        square("linf", 50, (s.threat_linf,), max_queries=100),
-        boundary(40, steps=50),
+        square("linf", 40, (s.threat_linf,), max_queries=100),
+        boundary(25, steps=50),
         corruptions(60, (1, 3, 5)),
         large_budgets(50, s, steps=10),
     )
@@ -318,7 +318,7 @@ def adaptive(images: int, epsilons: tuple[float, ...], *, steps: int) -> Measure
         )
 
     settings = {"epsilons": epsilons, "norm": "linf", "steps": steps}
-    passes = len(epsilons) * 3 * 5 * (steps + 1)
+    passes = len(epsilons) * 10 * (steps + 1)  # of at most 45; most images fall early
     return Measurement("adaptive_linf", "sweep", "white_box", images, passes, settings, run, chunk=100)
 
 
@@ -331,7 +331,7 @@ def auto_attack(norm: Any, images: int, epsilons: tuple[float, ...]) -> Measurem
         return auto_attack_accuracy(subject.classifier, x, y, epsilons, norm=norm, **options)
 
     settings = {"epsilons": epsilons, "norm": norm}
-    passes = len(epsilons) * 600  # most images fall early
+    passes = len(epsilons) * 2000  # of at most 10,000; most images fall early
     return Measurement(f"autoattack_{norm}", "sweep", "white_box", images, passes, settings, run, chunk=100)
 
 

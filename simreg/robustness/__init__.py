@@ -25,13 +25,22 @@ from simreg.robustness.frequency import mean_frequency
 from simreg.robustness.gradient_sign import FGSM_EPSILONS, FGSM_L2_EPSILONS, fgsm, fgsm_sweep
 from simreg.robustness.hop_skip_jump import hop_skip_jump
 from simreg.robustness.intervals import difference_interval, mean_interval, median_interval, ratio_interval, wilson
-from simreg.robustness.masking import masking_panel
+from simreg.robustness.masking import loss_along_gradient, masking_panel
 from simreg.robustness.noise import NOISE_EPSILONS, NOISES, add_noise, noise_sweep
 from simreg.robustness.plots import plot_boundary, plot_history, plot_sweeps
 from simreg.robustness.projected_gradient import pgd, pgd_accuracy
 from simreg.robustness.report import summary_row, table
 from simreg.robustness.results import BoundaryResult, Sweep
-from simreg.robustness.selection import Choice, GridPoint, TradeOff, choose, pareto_front, tradeoff
+from simreg.robustness.selection import (
+    Choice,
+    GridPoint,
+    TradeOff,
+    choose,
+    is_acceptable,
+    pareto_front,
+    ratio_of_runs,
+    tradeoff,
+)
 from simreg.robustness.spectra import SpectrumResult, minimal_perturbation_spectrum, perturbation_spectrum
 from simreg.robustness.square import square, square_sweep
 from simreg.robustness.storage import SCHEMA_VERSION, read_results, versions, write_results
@@ -75,9 +84,11 @@ __all__ = [
     "fgsm_sweep",
     "frequency_group",
     "hop_skip_jump",
+    "is_acceptable",
     "is_random",
     "layer_features",
     "load_published",
+    "loss_along_gradient",
     "masking_panel",
     "mean_frequency",
     "mean_interval",
@@ -93,6 +104,7 @@ __all__ = [
     "plot_sweeps",
     "published_sweep",
     "ratio_interval",
+    "ratio_of_runs",
     "read_results",
     "returns_probabilities",
     "square",

@@ -19,7 +19,16 @@ from simreg._checks import describe
 SCHEMA_VERSION = 1
 """Version of the JSON layout that ``write_results`` writes; a reader refuses a newer one."""
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "foolbox", "simreg")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "foolbox",
+    "simreg",
+    "autoattack",
+    "adversarial-robustness-toolbox",
+)
 
 
 def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> Path:
@@ -93,7 +102,7 @@ def versions() -> dict[str, str | None]:
 
     Example:
         >>> sorted(versions())
-        ['foolbox', 'numpy', 'python', 'simreg', 'timm', 'torch', 'torchvision']
+        ['adversarial-robustness-toolbox', 'autoattack', 'foolbox', 'numpy', 'python', 'simreg', 'timm', 'torch', 'torchvision']
     """
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from simreg.robustness import Classifier, Sweep, pgd_accuracy
+from simreg.robustness._adaptive_stages import AdaptiveStages
 from simreg.robustness._auto_attack_stages import Budgets
 from simreg.robustness._worst_case import Survivors
-from simreg.robustness.adaptive import _Adaptive, adaptive_accuracy, adaptive_pgd, layer_features
+from simreg.robustness.adaptive import adaptive_accuracy, adaptive_pgd, layer_features
 from simreg.robustness.expectation import ExpectedClassifier
 
 QUICK = {"steps": 10, "targets": 2}
@@ -142,7 +143,7 @@ def test_negative_weight_goes_to_the_nearest_guide_of_another_class(network):
     features = layer_features(model, ["2"])
     classifier = Classifier(model)
     labels, guides = classifier.predict(images), images[8:]
-    attack = _Adaptive(classifier, features, (-10.0,), guides, "linf", Budgets(10, 1, 1, 1, 0))
+    attack = AdaptiveStages(classifier, features, (-10.0,), guides, "linf", Budgets(10, 1, 1, 1, 0))
     attack.look_at_guides(torch.device("cpu"), 3)
     anchors = attack._anchors(images[:8], labels[:8], -10.0)[0]
     with torch.no_grad():
@@ -153,7 +154,7 @@ def test_negative_weight_goes_to_the_nearest_guide_of_another_class(network):
         torch.testing.assert_close(anchors[i], rows[nearest])
     # the term alone moves the image's features towards its guide, a positive weight away from its own
     for weight, anchor, sign in ((-1e4, anchors, 1), (1e4, rows[:8], -1)):
-        stage = _Adaptive(classifier, features, (weight,), guides, "linf", Budgets(15, 1, 1, 1, 0))
+        stage = AdaptiveStages(classifier, features, (weight,), guides, "linf", Budgets(15, 1, 1, 1, 0))
         stage.look_at_guides(torch.device("cpu"), 256)
         attacked = stage.stages(6)[-2].attack(images[:8], labels[:8], range(8), 0.05)
         with torch.no_grad():

@@ -251,7 +251,7 @@ def reference_auto_pgd(loss_and_gradient, x, epsilon, norm, steps, start):
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 0.4)])
-@pytest.mark.parametrize("steps", [7, 40])
+@pytest.mark.parametrize("steps", [7, 40, 100])
 def test_auto_pgd_equals_a_plain_loop_over_single_images(norm, epsilon, steps):
     g = torch.Generator().manual_seed(3)
     a, b = torch.randn(9, 16, generator=g, dtype=torch.float64), torch.randn(16, generator=g, dtype=torch.float64)
@@ -527,3 +527,17 @@ def test_works_where_the_caller_switched_gradients_off_and_on_uint8(network):
         inside = auto_attack(model, pixels.clone(), labels.clone(), 0.05, **TINY)
     assert torch.equal(inside.clone(), wanted)
     assert wanted.dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cpu_images_are_brought_to_a_model_on_cuda_and_back():
+    model, images, labels = linear_problem(5)
+    wanted = [exactly_robust(model, images, labels, e, "linf").double().mean().item() for e in (0.0, 0.02)]
+    classifier, state = Classifier(model.cuda()), torch.cuda.get_rng_state()
+    for implementation in ("simreg", "art"):
+        options = {**SMALL, "implementation": implementation}
+        sweep = auto_attack_accuracy(classifier, images, labels, [0.0, 0.02], **options)
+        assert sweep.accuracies == pytest.approx(wanted, abs=0.02 if implementation == "simreg" else 0.15)
+        assert auto_attack(lambda x: model(x.cuda()), images, labels, 0.02, **options).device.type == "cpu"
+    assert torch.equal(torch.cuda.get_rng_state(), state)

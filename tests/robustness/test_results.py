@@ -155,7 +155,7 @@ def test_joined_images_are_kept_where_every_part_has_them():
 def test_results_carry_schema_versions_and_time(tmp_path):
     back = read_results(write_results(tmp_path / "r.json", {"seed": 0}))
     assert back["schema_version"] == SCHEMA_VERSION
-    assert set(back["versions"]) == {"python", "torch", "torchvision", "timm", "numpy", "foolbox", "simreg"}
+    assert {"python", "torch", "torchvision", "timm", "numpy", "foolbox", "simreg"} <= set(back["versions"])
     assert back["versions"]["numpy"] == np.__version__
     assert back["created"].endswith("+00:00")
 

@@ -1,0 +1,96 @@
+"""Checkpoints that are either whole or not there: safetensors with a JSON header, no pickle anywhere.
+
+A checkpoint is a nested dict (what ``state_dict()`` methods return). Its tensors become named tensors of the file, the
+rest, with the places of the tensors, becomes JSON in the header, beside a checksum of the tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simreg.robustness.storage import replace_file
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state``; until the new file is complete the old one stays in its place.
+
+    Raises:
+        ImportError: If safetensors is missing.
+    """
+    tensors: dict[str, Tensor] = {}
+    layout = _take_tensors(state, "", tensors)
+    header = {"layout": json.dumps(layout), "sha256": _digest(tensors)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, _safetensors().torch.save(tensors, header))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged; the message has the remedy.
+        ImportError: If safetensors is missing.
+    """
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if header["sha256"] != _digest(tensors):
+            raise ValueError("its contents do not match its checksum")
+        state: dict[str, Any] = _put_tensors(json.loads(header["layout"]), tensors)
+        return state
+    except FileNotFoundError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged ({type(error).__name__}: {error}). Delete this file and give the same "
+            "command again: what it held is redone, everything else is kept."
+        ) from error
+
+
+def _take_tensors(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON form of ``value``; its tensors go to ``tensors`` under their place, e.g. ``model.fc.weight``."""
+    if isinstance(value, Tensor):
+        tensors[place] = value.detach().cpu().contiguous()
+        return {"tensor": place}
+    if isinstance(value, dict):
+        return {
+            "dict": [[key, _take_tensors(item, f"{place}.{key}".strip("."), tensors)] for key, item in value.items()]
+        }
+    if isinstance(value, (list, tuple)):
+        return {"list": [_take_tensors(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]}
+    return {"value": value}
+
+
+def _put_tensors(layout: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    ((kind, value),) = layout.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {key: _put_tensors(item, tensors) for key, item in value}
+    return [_put_tensors(item, tensors) for item in value] if kind == "list" else value
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError('checkpoints need safetensors: pip install "simreg[eval]"') from error
+    return safetensors

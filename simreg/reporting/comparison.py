@@ -1,0 +1,130 @@
+"""The section of a comparison of training methods: headline, cost, every threat, training, recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from simreg.reporting.blocks import Block, Cell, Facts, Note, Row, Section, Table, Text
+from simreg.reporting.costs import cost_table, equal_time_table, time_figure
+from simreg.reporting.headline import headline_table
+from simreg.reporting.histories import scalars_figure, weights_figure
+from simreg.reporting.methods import BUDGETS, done, labels_of, method_groups, reference_group, runs_of
+from simreg.reporting.numbers import count, significant
+from simreg.reporting.ratios import trade_off_section
+from simreg.reporting.runs import Run, entries, words
+from simreg.reporting.threats import threat_sections
+
+
+def comparison_section(run: Run) -> Section:
+    """Everything about one comparison."""
+    data = run.data
+    budget = next((name for name in BUDGETS if method_groups(data, name)), "equal_epochs")
+    groups = method_groups(data, budget)
+    blocks: list[Block] = [Text(summary(run))]
+    if groups:
+        blocks.append(headline_table(groups))
+    blocks += cost_table(data)
+    figure = time_figure(data)
+    blocks += [figure] if figure is not None else []
+    if budget == "equal_epochs" and method_groups(data, "equal_time"):
+        blocks += equal_time_table(data)
+    blocks += [Note(line, "warning") for line in collapses(data)]
+    reference = reference_group(data, groups)
+    measured = [group for group in groups if group.runs]
+    trade_off = trade_off_section(measured, reference) if reference is not None and reference.runs else None
+    sections = [trade_off] if trade_off is not None else []
+    sections += threat_sections(measured) if measured else []
+    training = _training(data, budget)
+    sections += [training] if training is not None else []
+    sections.append(_recipe(data))
+    return Section(f"Training methods compared on {run.label}", tuple(blocks), tuple(sections))
+
+
+def summary(run: Run) -> str:
+    """What was compared, in a sentence or two."""
+    data = run.data
+    methods = entries(data, "methods")
+    seeds = sorted({count(r.get("seed")) for name in methods for r in runs_of(entries(methods, name))})
+    network = entries(data, "network")
+    net = f" of {words(network.get('name'))}, width {words(network.get('width'))}," if network else ""
+    budgets = [text for name, text in BUDGETS.items() if method_groups(data, name)]
+    shown = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
+    kept = " Numbers are those at equal epochs unless said otherwise." if len(budgets) == 2 else ""
+    at = " and at ".join(budgets) or "no budget"
+    return (
+        f"{len(methods)} methods{net} trained on {run.label} with one recipe at {at}"
+        f"{shown}; means over training runs, with Student's t intervals where there are several.{kept}"
+    )
+
+
+def collapses(data: Mapping[str, Any]) -> list[str]:
+    """Trainings that lost their robustness at once, and were stopped before."""
+    lines = []
+    methods = entries(data, "methods")
+    for name, (label, _) in labels_of(data).items():
+        for run in runs_of(entries(methods, name)):
+            collapse = entries(run, "collapse")
+            if collapse:
+                told = ", ".join(f"{words(k).replace('_', ' ')} {_short(v)}" for k, v in collapse.items())
+                lines.append(
+                    f"{label}, seed {count(run.get('seed'))}, {BUDGETS.get(str(run.get('budget')), 'one budget')}: "
+                    f"training collapsed; the weights before were kept ({told})."
+                )
+    return lines
+
+
+def _short(value: Any) -> str:
+    return significant(float(value)) if isinstance(value, float) else words(value)
+
+
+def not_run_methods(run: Run) -> list[Row]:
+    """Trainings that do not exist, with their reasons."""
+    methods = entries(run.data, "methods")
+    rows: dict[tuple[str, str], list[str]] = {}
+    for name, (label, _) in labels_of(run.data).items():
+        for one in runs_of(entries(methods, name)):
+            if one.get("status", "ok") != "ok":
+                reason = words(one.get("reason"), "no reason given")
+                which = f"seed {count(one.get('seed'))}, {BUDGETS.get(str(one.get('budget')), 'one budget')}"
+                rows.setdefault((label, reason), []).append(which)
+    return [
+        Row(f"training of {label}", (Cell("; ".join(which), kind="text"), Cell(reason, kind="text")))
+        for (label, reason), which in rows.items()
+    ]
+
+
+def _training(data: Mapping[str, Any], budget: str) -> Section | None:
+    """Layer weights and losses over the training of the first seed of each method."""
+    first = [
+        (label, look, entries(runs[0], "history"))
+        for name, (label, look) in labels_of(data).items()
+        if (runs := done(entries(entries(data, "methods"), name), budget))
+    ]
+    figures = [weights_figure([(label, history) for label, _, history in first]), scalars_figure(first)]
+    blocks = tuple(figure for figure in figures if figure is not None)
+    return Section("Training", (Text("The first seed of each method."), *blocks)) if blocks else None
+
+
+def _recipe(data: Mapping[str, Any]) -> Section:
+    """What all trainings share, and what each method does."""
+    facts = [(words(k).replace("_", " "), _flat(v)) for k, v in entries(data, "recipe").items()]
+    facts += [(f"network: {words(k).replace('_', ' ')}", _flat(v)) for k, v in entries(data, "network").items()]
+    facts += [(name.replace("_", " "), _flat(data[name])) for name in ("epochs", "budget_seconds") if name in data]
+    rows = []
+    for name, (label, _) in labels_of(data).items():
+        method = entries(entries(data, "methods"), name)
+        settings = ", ".join(f"{words(k)} {_flat(v)}" for k, v in entries(method, "settings").items())
+        rows.append(
+            Row(label, (Cell(words(method.get("description"), "–"), kind="text"), Cell(settings or "–", kind="text")))
+        )
+    table = Table("The methods.", ("Method", "What it does", "Settings"), tuple(rows))
+    return Section("Recipe and methods", (Facts(tuple(facts)), table) if facts else (table,))
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{words(k)} {_flat(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_flat, value))
+    return significant(value) if isinstance(value, float) else words(value, "–")

@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from simreg.comparison.measure import evaluate_suite
+from simreg.robustness import Classifier
+
+evaluation = pytest.importorskip("simreg.evaluation")
+
+
+def test_the_suite_gets_the_strengths_of_the_data_and_the_regularized_layers(make_net, images, monkeypatch, tmp_path):
+    seen = {}
+
+    def spy(classifier, images, labels, **options):
+        seen.update(options)
+        return {"clean": {}}
+
+    monkeypatch.setattr(evaluation, "run_suite", spy)
+    options = {"suite": "quick", "out": tmp_path, "model_name": "net", "surrogate": None, "seed": 0, "progress": False}
+    net, labels = Classifier(make_net(), mean=0.5, std=0.2), torch.arange(8)
+    for dataset, layers, largest in (("cifar10", ["conv1"], 0.1), ("digits", [], 0.5)):
+        assert evaluate_suite(net, images, labels, dataset=dataset, layers=layers, **options) == {"clean": {}}
+        gaussian = next(m for m in seen["suite"].measurements if m.key == "gaussian")
+        assert gaussian.settings["epsilons"][-1] == pytest.approx(largest)
+        features = seen["subject"].features
+        assert (features is None) == (not layers)
+        if layers:
+            assert [f.shape for f in features(images)] == [(8, 6, 8, 8)]
