@@ -148,7 +148,7 @@ def sweep_steps(
 ) -> tuple[Tally, dict[str, Any]]:
     """Count what ``target`` gets right when images follow the gradient of ``source``; None shows no progress."""
     check_evaluation_set(images, labels, batch_size)
-    tally, health, source_correct = Tally(epsilons), GradientHealth("source of the gradient"), 0
+    tally, health, source_correct = Tally(epsilons), GradientHealth("attacked model"), 0
     parts = batches(len(images), batch_size)
     for part in show_progress(parts, description=description or "", enabled=description is not None):
         clean = unit_float(images[part])

@@ -154,7 +154,7 @@ def transfer_pgd_sweep(
     target = _target(model, surrogate, "pgd_accuracy")
     strengths = fgsm_epsilons(epsilons, norm)
     check_evaluation_set(images, labels, batch_size)
-    source, role = surrogate.classifier, "source of the gradient"
+    source, role = surrogate.classifier, "surrogate"
     attack = PGD(source, steps, step_size, norm, restarts, random_start, seed, keep="largest_loss", role=role)
     title = "transferred PGD" if progress else None
     tally = attack.tally(target, images, labels, strengths, first_index, batch_size, title)

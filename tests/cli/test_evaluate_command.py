@@ -74,7 +74,7 @@ def test_quick_suite_of_a_model_file(net, tmp_path, capsys):
     assert entries["clean"]["result"]["accuracies"][0] > 0.5
     assert {key for key, e in entries.items() if e["status"] != "ok"} == {"transferred_fgsm"}
     assert entries["transferred_fgsm"]["reason"] == "no surrogate: --surrogate none"
-    assert entries["boundary"]["result"]["n"] == 40
+    assert entries["boundary"]["result"]["n"] == 25
     assert entries["pgd_linf_large"]["result"]["accuracies"][-1] == 0.0
     shown = capsys.readouterr().out
     assert "pgd_linf" in shown
