@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
+from simreg.cli._training import pick_device, positive
 from simreg.comparison.surrogate import managed_surrogate
 from simreg.data import DATASETS
 from simreg.evaluation import (
     SUITES,
     build_suite,
+    check_model,
     evaluate_model,
     load_evaluation_data,
     resolve_model,
@@ -53,11 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--data-dir", type=Path, metavar="DIR", help="where datasets are and are downloaded to [~/.cache/simreg]")
     add("--labels", type=Path, metavar="FILE", help="labels of an .npy file of images")
-    add("--images", type=_positive, metavar="N", help="at most so many test images [1000 for quick, 10000 otherwise]")
+    add("--images", type=positive, metavar="N", help="at most so many test images [1000 for quick, 10000 otherwise]")
     colors = data.add_mutually_exclusive_group()
     colors.add_argument("--color", action="store_true", default=None, help="three channels [as the model says]")
     colors.add_argument("--gray", action="store_false", dest="color", default=None, help="one channel")
-    add("--size", type=_positive, help="side of the square images [as they are]")
+    add("--size", type=positive, help="side of the square images [as they are]")
     add("--corruptions", type=Path, metavar="DIR", help="folder of the published arrays, such as CIFAR-10-C")
     suite = parser.add_argument_group("suite")
     add = suite.add_argument
@@ -66,23 +66,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--surrogate", metavar="FILE|auto|none", default="auto", help="model for transferred attacks: a model file; "
         "auto trains one on the training images and keeps it [auto]")  # fmt: skip
     add("--layers", default="", metavar="NAMES", help="regularized layers, which the adaptive attack then works on")
-    add("--samples", type=_positive, default=16, help="passes averaged for a model that is random at inference [16]")
+    add("--samples", type=positive, default=16, help="passes averaged for a model that is random at inference [16]")
     add("--seed", type=int, default=0, help="seed of everything random [0]")
     add("--out", type=Path, metavar="DIR", help="where results are kept [runs/evaluate-<model>-<data>-<suite>]")
     hardware = parser.add_argument_group("hardware")
     add = hardware.add_argument
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto: cuda where there is one [auto]")
-    add("--batch-size", type=_positive, help="images per call, halved where memory runs out [what fits]")
-    add("--threads", type=_positive, help="CPU threads [torch's choice]")
+    add("--batch-size", type=positive, help="images per call, halved where memory runs out [what fits]")
+    add("--threads", type=positive, help="CPU threads [torch's choice]")
     add("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the summary, and say where the results are."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(args)
     progress = not args.quiet
     known = None if args.color is None else 3 if args.color else 1
     limit = args.images or (1000 if args.suite == "quick" else 10_000)
@@ -106,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         channels = data.images.shape[1]
         model = resolve_model(args.model, device=device, num_classes=classes, channels=channels, **options)
     name = args.name or model.name
-    suite = build_suite(args.suite, strengths_of(data.name, data.images.shape[-1]))
+    check_model(model, data, samples=args.samples)  # before a surrogate is trained for it
+    suite = build_suite(args.suite, strengths_of(data.dataset, data.images.shape[-1]))
     suite = suite.only([key.strip() for key in args.only.split(",")]) if args.only else suite
     surrogate, reason = None, "no surrogate: --surrogate none"
     if any(m.key.startswith("transferred") for m in suite.measurements):
@@ -135,14 +134,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(value) for value in text.split(","))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text}")
-    return value
+    try:
+        return tuple(float(value) for value in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between them, got {text!r}") from None
 
 
 def _slug(text: str) -> str:

@@ -43,7 +43,8 @@ def managed_surrogate(
         return None, f"{data.name} has no training images to train a surrogate on: pass one with --surrogate FILE"
     folder = Path(folder).expanduser()
     channels, height, width = data.images.shape[1:]
-    identity = hashlib.sha256(f"{data.source} {data.classes}".encode()).hexdigest()[:12]
+    recipe = (WIDTH, SEED, IMAGES_SHOWN, Recipe().to_dict())
+    identity = hashlib.sha256(f"{data.source} {data.classes} {recipe}".encode()).hexdigest()[:12]
     slug = re.sub(r"[^a-z0-9]+", "-", data.name.lower()).strip("-") or "images"
     name = f"{slug}-{channels}x{height}x{width}-{identity}"
     path = folder / f"{name}.safetensors"
@@ -54,7 +55,7 @@ def managed_surrogate(
     workshop = Workshop(
         Network(len(classes), channels, WIDTH, stem_stride=2 if height >= 32 else 1),
         Split(images, labels).to(device),
-        Recipe(flip=data.name not in DIGIT_LIKE),
+        Recipe(flip=data.dataset not in DIGIT_LIKE),
         classes,
         folder,
     )

@@ -7,6 +7,7 @@ from simreg.evaluation.data import EvaluationData, load_evaluation_data
 from simreg.evaluation.evaluate import evaluate_model
 from simreg.evaluation.hardware import hardware
 from simreg.evaluation.models import LoadedModel, resolve_model, surrogate_from
+from simreg.evaluation.preflight import check_model
 from simreg.evaluation.runner import run_suite
 from simreg.evaluation.suites import SUITES, Measurement, Strengths, Subject, Suite, build_suite, strengths_of
 from simreg.evaluation.summary import text_summary
@@ -20,6 +21,7 @@ __all__ = [
     "Subject",
     "Suite",
     "build_suite",
+    "check_model",
     "evaluate_model",
     "hardware",
     "load_evaluation_data",

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simreg._checks import check_images, check_unit_range
-from simreg.data import load_split
+from simreg.data import DATASETS, load_split
 
 TrainingImages = Callable[[], tuple[Tensor, Tensor]]
 
@@ -30,6 +31,7 @@ class EvaluationData:
         labels: Shape (N,), integers.
         classes: Class names in the order of the labels; empty if unknown.
         source: Where the images came from, in words.
+        dataset: Which named dataset they belong to, which decides how strong distortions are; "" for any other images.
         training: Loads training images and labels, for a surrogate; None where there are none.
     """
 
@@ -38,6 +40,7 @@ class EvaluationData:
     labels: Tensor
     classes: tuple[str, ...] = ()
     source: str = "images in memory"
+    dataset: str = ""
     training: TrainingImages | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -90,10 +93,10 @@ def load_evaluation_data(
         FileNotFoundError: If the dataset or a file is missing.
         ValueError: If an array is unreadable, of the wrong shape or kind, or out of range.
     """
+    if labels is not None and Path(name).suffix != ".npy":
+        raise ValueError(f"labels belong to an .npy file of images; {name!r} brings its own.")
     if Path(name).suffix in (".npz", ".npy"):
         return _load_arrays(Path(name).expanduser(), labels, limit)
-    if labels is not None:
-        raise ValueError(f"labels belong to an .npy file of images; {name!r} brings its own.")
     options: dict[str, Any] = {"data_dir": data_dir, "color": color, "size": size, "progress": progress}
     split = load_split(name, "test", limit=sys.maxsize if limit is None else limit, **options)
 
@@ -108,6 +111,7 @@ def load_evaluation_data(
         split.labels,
         split.classes,
         split.source,
+        split.name if split.name in DATASETS and not Path(name).is_dir() else "",
         None if flat else training,
     )
 
@@ -117,9 +121,10 @@ def _load_arrays(path: Path, labels: str | Path | None, limit: int | None) -> Ev
     if path.suffix == ".npy":
         if labels is None:
             raise ValueError(f"{path} holds images alone: pass their labels as a second .npy file.")
-        pixels, classes = content, _read(Path(labels).expanduser())
+        pixels, classes = content, _array(_read(Path(labels).expanduser()), labels)
     else:
         pixels, classes = (_entry(content, path, names) for names in (("images", "x"), ("labels", "y")))
+    pixels = _array(pixels, path)
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif pixels.ndim == 4 and pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
@@ -144,12 +149,23 @@ def _read(path: Path) -> Any:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is no readable NumPy file ({error}).") from error
 
 
+def _array(value: Any, path: object) -> Any:
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{path} must hold one array; it is an archive of several: name it .npz.")
+    return value
+
+
 def _entry(content: Any, path: Path, names: tuple[str, ...]) -> Any:
+    if isinstance(content, np.ndarray):
+        raise ValueError(f"{path} must be an archive with 'images' and 'labels'; it is one array: name it .npy.")
     for name in names:
         if name in content:
-            return content[name]
+            try:
+                return content[name]
+            except (ValueError, OSError, EOFError, BadZipFile) as error:
+                raise ValueError(f"{name!r} in {path} is no readable array ({error}).") from error
     raise ValueError(f"{path} must hold {names[0]!r}; it has {', '.join(content) or 'nothing'}.")

@@ -13,7 +13,7 @@ from simreg.evaluation.data import EvaluationData
 from simreg.evaluation.hardware import hardware
 from simreg.evaluation.models import LoadedModel
 from simreg.evaluation.preflight import check_model
-from simreg.evaluation.runner import run_suite, weights_fingerprint
+from simreg.evaluation.runner import fingerprint, model_fingerprint, run_suite, weights_fingerprint
 from simreg.evaluation.suites import Subject, Suite, SuiteName, build_suite, strengths_of
 from simreg.robustness import (
     Classifier,
@@ -26,7 +26,8 @@ from simreg.robustness import (
     write_results,
 )
 
-_IDENTITY = ("model", "data", "seed", "surrogate")  # what must agree for a run to go on in the same folder
+_IDENTITY = ("model", "data", "seed", "surrogate", "suite", "layers")
+"""What must agree for a run to go on in the same folder."""
 
 
 def evaluate_model(
@@ -84,9 +85,9 @@ def evaluate_model(
         [1.0]
     """
     out = Path(out)
-    loaded, findings = check_model(_as_loaded(model), data, samples=samples)
+    loaded, findings = check_model(_as_loaded(model), data, samples=samples, seed=seed)
     classifier = loaded.classifier
-    strengths = strengths_of(data.name, data.images.shape[-1])
+    strengths = strengths_of(data.dataset, data.images.shape[-1])
     values = data.images[0].numel()
     if isinstance(suite, str):
         suite = build_suite(suite, strengths)
@@ -98,7 +99,7 @@ def evaluate_model(
         "model": {
             "name": loaded.name,
             "spec": loaded.spec,
-            "fingerprint": weights_fingerprint(classifier),
+            "fingerprint": weights_fingerprint(classifier) or model_fingerprint(classifier, data.images, data.labels),
             "parameters": _parameters(classifier.model),
             "mean": list(classifier.mean),
             "std": list(classifier.std),
@@ -109,13 +110,13 @@ def evaluate_model(
         },
         "data": data.to_dict(),
         "suite": suite.name,
+        "layers": list(layers),
         "seed": seed,
         "surrogate": None if surrogate is None else {"name": surrogate.name, "fingerprint": surrogate.fingerprint},
         "device": device,
         "hardware": hardware(device),
     }
     path = out / "results.json"
-    _check_same(path, results)
     subject = Subject(
         classifier,
         data.images,
@@ -126,21 +127,23 @@ def evaluate_model(
         layer_features(classifier, layers) if layers else None,
         None if corruptions is None else str(corruptions),
     )
+    results["subject"] = fingerprint(subject)
+    before = _same_before(path, results)
     start = time.monotonic()
 
     def keep(entries: dict[str, Any]) -> None:
-        results["measurements"] = dict(entries)
-        results["seconds"] = sum(entry.get("seconds", 0.0) for entry in entries.values())
+        results["measurements"] = {**before, **entries}
+        results["seconds"] = sum(entry.get("seconds", 0.0) for entry in results["measurements"].values())
         results["seconds_this_run"] = time.monotonic() - start
         results["masking"] = masking_panel(
-            entries,
+            results["measurements"],
             values_per_image=values,
             random=findings.random,
             samples=findings.samples,
             probabilities=findings.probabilities,
         )
         results["verdicts"] = verdicts(
-            entries, results["masking"], threat_linf=strengths.threat_linf, values_per_image=values
+            results["measurements"], results["masking"], threat_linf=strengths.threat_linf, values_per_image=values
         )
         write_results(path, results)
 
@@ -167,10 +170,10 @@ def _as_loaded(model: object) -> LoadedModel:
     return LoadedModel(classifier, name, name)
 
 
-def _check_same(path: Path, results: dict[str, Any]) -> None:
-    """Raise if ``path`` holds the evaluation of something else."""
+def _same_before(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Entries that ``path`` already has; raises if it holds the evaluation of something else."""
     if not path.exists():
-        return
+        return {}
     before = read_results(path)
     for key in _IDENTITY:
         old, new = before.get(key), results[key]
@@ -180,6 +183,8 @@ def _check_same(path: Path, results: dict[str, Any]) -> None:
             raise ValueError(
                 f"{path.parent} holds an evaluation with another {key}. Choose another folder, or delete that one."
             )
+    # the same weights may answer otherwise: what was measured before then does not count
+    return dict(before["measurements"]) if before.get("subject") == results["subject"] else {}
 
 
 def _parameters(model: object) -> int | None:

@@ -80,6 +80,10 @@ def resolve_model(
     elif path.suffix in (".safetensors", ".pt", ".pth") or "/" in spec:
         raise FileNotFoundError(f"model file {spec} does not exist.")
     elif ":" in spec and spec.partition(":")[0] not in _LIBRARIES:
+        if checkpoint is not None or pretrained:
+            raise ValueError(
+                f"{spec} returns a model with its weights: a checkpoint or pretrained is for architectures."
+            )
         found = _from_function(spec)
     else:
         found = _from_library(spec, checkpoint, pretrained, num_classes, channels)
@@ -87,6 +91,8 @@ def resolve_model(
     if isinstance(classifier.model, nn.Module):
         classifier.model.to(device)
     if mean is not None or std is not None:
+        if type(classifier) is not Classifier:
+            raise ValueError(f"mean and std: {spec} returns a {type(classifier).__name__}, which has its own.")
         classifier = Classifier(
             classifier.model,
             mean=classifier.mean if mean is None else mean,

@@ -38,13 +38,16 @@ class Findings:
         return notes
 
 
-def check_model(loaded: LoadedModel, data: EvaluationData, *, samples: int = 16) -> tuple[LoadedModel, Findings]:
+def check_model(
+    loaded: LoadedModel, data: EvaluationData, *, samples: int = 16, seed: int = 0
+) -> tuple[LoadedModel, Findings]:
     """Run the model on a few images and mend or refuse what would make every number wrong.
 
     Args:
         loaded: The model.
         data: The images.
         samples: Passes whose mean stands for a model that is random at inference.
+        seed: Seed of these passes.
 
     Returns:
         The model, wrapped if it is random or returns probabilities, and what was found.
@@ -70,7 +73,7 @@ def check_model(loaded: LoadedModel, data: EvaluationData, *, samples: int = 16)
     if probabilities:
         classifier = LogOfProbabilities(classifier)
     if random:
-        classifier = ExpectedClassifier(classifier, samples=samples)
+        classifier = ExpectedClassifier(classifier, samples=samples, seed=seed)
     found = Findings(random, samples if random else 1, probabilities)
     return replace(loaded, classifier=classifier), found
 
@@ -79,7 +82,7 @@ def _answer(loaded: LoadedModel, images: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             return loaded.classifier(images)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         shape = "x".join(map(str, images.shape[1:]))
         raise ValueError(f"{loaded.name} fails on images of {shape}: {' '.join(str(error).split())[:300]}") from error
 

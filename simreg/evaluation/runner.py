@@ -28,7 +28,9 @@ from simreg.evaluation.suites import (
     strengths_of,
 )
 from simreg.robustness import Classifier, Surrogate, read_results, write_results
-from simreg.robustness.classifier import batches, check_evaluation_set
+from simreg.robustness._generators import seeded_generators
+from simreg.robustness._input_gradient import input_gradient
+from simreg.robustness.classifier import batches, check_evaluation_set, unit_float
 from simreg.robustness.storage import versions
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ _TICK = 100  # forward passes between two movements of the progress bar
 _CPU_BATCH = 128
 _LARGEST_BATCH = 1024
 _GPU_CHUNKS = 10  # chunks between two stops on a GPU, which small ones leave idle
+_PROBED = 32  # images whose answers stand for the model's behaviour
 _FREE_SHARE = 0.5  # of the GPU's free memory that a batch may take
 
 
@@ -59,9 +62,10 @@ def run_suite(
     """Measure one model with every attack of a suite, in parts that are kept in ``out``.
 
     Killed and called again with the same arguments, it goes on with the next part: nothing is lost or counted twice.
-    A part counts only for the model, images, seed and budgets that it was measured with. Results do not depend on
-    ``batch_size``, but for the Boundary Attack's, which does to the extent that `boundary_attack` says. A measurement
-    that cannot be made becomes an entry ``{"status": "not run", "reason": ...}``.
+    A part counts only for the model (weights, answers and gradients), images, seed, surrogate, budgets and version of
+    simreg that it was measured with. Results do not depend on ``batch_size``, but for the Boundary Attack's, to the
+    extent that `boundary_attack` says, and those of models that are random at inference. A measurement that cannot be
+    made becomes an entry ``{"status": "not run", "reason": ...}``.
 
     Args:
         classifier: The model, on images in [0, 1].
@@ -134,8 +138,12 @@ def _measure(
             for part in parts:
                 done.append(store.read(measurement, part) or _measure_part(measurement, part, subject, store, batch))
                 _advance(ticks, _ticks(measurement, part) if done[-1].pop("fresh", False) else 0)
-        except (ImportError, ValueError) as error:
-            reason = str(error)
+        except Exception as error:  # whatever fails becomes a named row, and the rest of the suite goes on
+            if _out_of_memory(error):
+                raise
+            kind_of_error = "" if isinstance(error, (ImportError, ValueError)) else f"{type(error).__name__}: "
+            done_images = f"after {len(done)} of {len(parts)} parts: " if done else ""
+            reason = f"{done_images}{kind_of_error}{error}"
     if reason is not None:
         return {"status": "not run", "reason": reason, "threat": measurement.threat, "type": measurement.kind}
     kind = RESULTS[measurement.kind]
@@ -157,9 +165,13 @@ def _measure(
 def _measure_part(
     measurement: Measurement, part: slice, subject: Subject, store: _Store, batch: _Batch
 ) -> dict[str, Any]:
-    start = time.monotonic()
-    result: Result = batch.run(lambda size: measurement.run(subject, part, size), measurement.key)
-    entry = {"result": result.to_dict(), "seconds": time.monotonic() - start}
+    def attempt(size: int) -> tuple[Result, float]:
+        start = time.monotonic()
+        result = measurement.run(subject, part, size)
+        return result, time.monotonic() - start
+
+    result, seconds = batch.run(attempt, measurement.key)
+    entry = {"result": result.to_dict(), "seconds": seconds}
     store.write(measurement, part, entry)
     return {**entry, "fresh": True}
 
@@ -197,7 +209,8 @@ class _Store:
         write_results(self._path(measurement, part), {"key": self._key(measurement), **entry})
 
     def _path(self, measurement: Measurement, part: slice) -> Path:
-        return self.folder / measurement.key / f"{part.start:06d}-{part.stop:06d}.json"
+        name = f"{measurement.key}-{self._key(measurement)[:12]}"  # other budgets have parts of their own
+        return self.folder / name / f"{part.start:06d}-{part.stop:06d}.json"
 
     def _key(self, measurement: Measurement) -> str:
         settings = {"settings": measurement.settings, "subject": self.subject, "simreg": versions()["simreg"]}
@@ -229,17 +242,49 @@ class _Batch:
 
 def fingerprint(subject: Subject) -> str:
     """SHA-256 over model, images, labels and everything else of the subject that decides results."""
-    classifier = subject.classifier
-    weights = weights_fingerprint(classifier)
-    if weights is None:  # what it answers stands for what it is
-        weights = str(classifier.predict(_unit(subject.images[:64])).tolist())
-    surrogate = subject.surrogate.fingerprint if subject.surrogate is not None else None
-    wrapper = (type(classifier).__name__, getattr(classifier, "samples", 1), classifier.mean, classifier.std)
-    digest = hashlib.sha256(str((weights, wrapper, surrogate, subject.seed, subject.corruptions)).encode())
+    classifier, surrogate = subject.classifier, subject.surrogate
+    parts = (
+        model_fingerprint(classifier, subject.images, subject.labels),
+        None if surrogate is None else (surrogate.name, surrogate.fingerprint),
+        getattr(subject.features, "layers", subject.features is not None),
+        _folder_state(subject.corruptions),
+        subject.seed,
+    )
+    digest = hashlib.sha256(str(parts).encode())
     for tensor in (subject.images, subject.labels):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def model_fingerprint(classifier: Classifier, images: Tensor, labels: Tensor) -> str:
+    """SHA-256 over weights, wrapper and behaviour: what the model answers on some images, and how its gradient looks.
+
+    Weights alone do not tell a model from one whose ``forward`` was changed. Answers are rounded to a hundredth of the
+    largest logit, so that the number of threads does not matter.
+    """
+    some, wanted = unit_float(images[:_PROBED]), labels[:_PROBED]
+    with seeded_generators(classifier.device or some.device, 0):  # a random model draws from the global generators
+        with torch.no_grad():
+            logits = classifier(some).double().cpu()
+        try:
+            gradient, _ = input_gradient(classifier, some, wanted)
+            steep: object = [f"{value:.1e}" for value in gradient.double().flatten(1).norm(dim=1).tolist()[:4]]
+        except ValueError:  # no gradient, or not a finite one
+            steep = None
+    largest = float(logits.abs().max())
+    answers = (f"{largest:.1e}", (logits / max(largest, 1e-30)).mul(100).round().int().tolist())
+    wrapper = (type(classifier).__name__, getattr(classifier, "samples", 1), classifier.mean, classifier.std)
+    described = (weights_fingerprint(classifier), wrapper, answers, steep)
+    return hashlib.sha256(str(described).encode()).hexdigest()
+
+
+def _folder_state(folder: str | None) -> list[tuple[str, int, int]] | None:
+    """Names, sizes and times of the files in a folder: another set of arrays is another measurement."""
+    if folder is None:
+        return None
+    stats = [(path.name, path.stat()) for path in sorted(Path(folder).expanduser().glob("*.npy"))]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def weights_fingerprint(classifier: Classifier) -> str | None:
@@ -255,7 +300,7 @@ def fitting_batch(subject: Subject) -> int:
     device = subject.classifier.device
     if device is None or device.type != "cuda":
         return _CPU_BATCH
-    trial = _unit(subject.images[:8]).to(device).requires_grad_()
+    trial = unit_float(subject.images[:8]).to(device).requires_grad_()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     torch.autograd.grad(subject.classifier(trial).sum(), trial)
@@ -280,7 +325,3 @@ def _advance(ticks: Iterator[int], count: int) -> None:
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _unit(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images

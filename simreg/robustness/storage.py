@@ -101,8 +101,8 @@ def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that decide results; None for those not installed.
 
     Example:
-        >>> sorted(versions())
-        ['adversarial-robustness-toolbox', 'autoattack', 'foolbox', 'numpy', 'python', 'simreg', 'timm', 'torch', 'torchvision']
+        >>> {"python", "torch", "simreg"} <= set(versions())
+        True
     """
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 

@@ -59,6 +59,17 @@ def test_folder_of_another_evaluation_is_refused(data, tmp_path):
         evaluate(linear(), data, tmp_path, seed=1)
 
 
+def test_one_more_measurement_keeps_those_before(data, tmp_path):
+    model = linear()
+    first = evaluate(model, data, tmp_path)
+    more = build_suite("quick", strengths_of("cifar10")).only(["gaussian"])
+    second = evaluate_model(model, data, suite=more, out=tmp_path, progress=False)
+    assert list(second["measurements"]) == [*first["measurements"], "gaussian"]
+    assert second["measurements"]["pgd_linf"] == first["measurements"]["pgd_linf"]
+    with pytest.raises(ValueError, match="another suite"):
+        evaluate_model(model, data, suite="standard", out=tmp_path, progress=False)
+
+
 class Tuple(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :3], x

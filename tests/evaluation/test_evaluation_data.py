@@ -91,3 +91,38 @@ def test_unreadable_arrays(tmp_path):
         load_evaluation_data(str(tmp_path / "x.npy"))
     with pytest.raises(FileNotFoundError):
         load_evaluation_data(str(tmp_path / "none.npz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("set.npz", {"array": True}, "name it .npy"),
+        ("x.npy", {"archive": True}, "name it .npz"),
+        ("set.npz", {"cut": True}, "no readable"),
+    ],
+)
+def test_files_under_the_wrong_name_or_cut_short(tmp_path, name, content, message):
+    images, labels, path = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int), tmp_path / name
+    with path.open("wb") as file:
+        if "array" in content:
+            np.save(file, images)
+        else:
+            np.savez(file, images=images, labels=labels)
+    if "cut" in content:
+        path.write_bytes(path.read_bytes()[:200])
+    np.save(tmp_path / "y.npy", labels)
+    options = {"labels": tmp_path / "y.npy"} if name.endswith(".npy") else {}
+    with pytest.raises(ValueError, match=message):
+        load_evaluation_data(str(path), **options)
+
+
+def test_labels_beside_an_archive_are_refused(tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.zeros(2, int))
+    with pytest.raises(ValueError, match="brings its own"):
+        load_evaluation_data(str(tmp_path / "set.npz"), labels="none.npy")
+
+
+def test_only_named_datasets_choose_the_strength_of_distortions(tmp_path):
+    np.savez(tmp_path / "digits.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.zeros(2, int))
+    assert load_evaluation_data(str(tmp_path / "digits.npz")).dataset == ""
+    assert load_evaluation_data("digits", limit=3, color=False).dataset == "digits"

@@ -55,6 +55,11 @@ def test_functions_that_are_none(own_module, function, error, message):
         resolve_model(f"{own_module}:{function}")
 
 
+def test_functions_bring_their_weights_and_normalisation(own_module):
+    with pytest.raises(ValueError, match="brings its weights"):
+        resolve_model(f"{own_module}:net", checkpoint="none.pt")
+
+
 def test_missing_module_is_named():
     with pytest.raises(ValueError, match="no module 'no_such_nets'"):
         resolve_model("no_such_nets:build")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from simreg.evaluation import Measurement, Strengths, Suite, build_suite, run_suite, strengths_of
+from simreg.evaluation import Measurement, Strengths, Subject, Suite, build_suite, run_suite, strengths_of
 from simreg.evaluation.runner import _Batch
-from simreg.robustness import Classifier, Surrogate, Sweep, noise_sweep, pgd_accuracy
+from simreg.robustness import Classifier, Surrogate, Sweep, layer_features, noise_sweep, pgd_accuracy
 
 
 class Killed(BaseException):
@@ -122,7 +122,7 @@ def test_damaged_part_is_measured_again(subject, tmp_path):
     calls = []
     suite = Suite("own", (counted("a", calls),))
     first = run(subject, suite, tmp_path)
-    part = tmp_path / "parts" / "a" / "000005-000010.json"
+    (part,) = tmp_path.glob("parts/a-*/000005-000010.json")
     part.write_text(part.read_text()[:-30])
     calls.clear()
     again = run(subject, suite, tmp_path)
@@ -152,12 +152,52 @@ def test_model_that_gets_nothing_right_is_not_attacked(subject, tmp_path):
     assert found["pgd_linf"]["status"] == "not run"
 
 
-def test_errors_of_ours_are_not_hidden(subject, tmp_path):
-    def bug(*_):
+def test_a_failing_attack_is_a_named_row(subject, tmp_path):
+    def bug(subject, part, batch):
+        if part.start < 10:
+            return Sweep("a", (0.0,), (1.0,), part.stop - part.start)
         raise RuntimeError("a perturbation left its budget")
 
-    with pytest.raises(RuntimeError, match="left its budget"):
-        run(subject, Suite("own", (counted("a", [], work=bug),)), tmp_path)
+    found = run(subject, Suite("own", (counted("a", [], work=bug), counted("b", []))), tmp_path)
+    assert found["a"]["reason"] == "after 2 of 5 parts: RuntimeError: a perturbation left its budget"
+    assert found["b"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("change", ["layers", "forward", "gradient", "arrays"])
+def test_parts_know_more_than_weights(subject, tmp_path, change):
+    classifier, images, labels = subject
+
+    class Net(nn.Module):
+        def __init__(self, scale=1.0, masked=False):
+            super().__init__()
+            self.net, self.scale, self.masked = classifier.model, scale, masked
+
+        def forward(self, x):
+            return self.scale * self.net(x.round() if self.masked else x) if self.scale else self.net(x)
+
+    binary = images.round()  # rounding leaves these as they are, and their gradient not
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "fog.npy").write_bytes(b"1")
+    calls = []
+    suite = Suite("own", (counted("a", calls),))
+
+    def measure(net, layers=None):
+        features = None if layers is None else layer_features(classifier, layers)
+        one = Subject(Classifier(net), binary, labels, features=features, corruptions=str(tmp_path / "arrays"))
+        options = {"suite": suite, "out": tmp_path / "out", "progress": False, "subject": one}
+        run_suite(classifier, binary, labels, **options)
+
+    measure(Net())
+    calls.clear()
+    measure(Net())
+    assert calls == []
+    if change == "arrays":
+        (tmp_path / "arrays" / "fog.npy").write_bytes(b"12")
+    measure(
+        Net(scale=2.0 if change == "forward" else 1.0, masked=change == "gradient"),
+        ["1"] if change == "layers" else None,
+    )
+    assert len(calls) == 5
 
 
 @pytest.mark.parametrize(
