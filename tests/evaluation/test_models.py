@@ -56,7 +56,7 @@ def test_functions_that_are_none(own_module, function, error, message):
 
 
 def test_functions_bring_their_weights_and_normalisation(own_module):
-    with pytest.raises(ValueError, match="brings its weights"):
+    with pytest.raises(ValueError, match="returns a model with its weights"):
         resolve_model(f"{own_module}:net", checkpoint="none.pt")
 
 
