@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     parse_methods(args.methods)  # a misspelt name shows before anything is read
     device = shared.pick_device(args)
     train = shared.load_images(args, "train", args.train_images)
-    epsilon = args.epsilon or (0.3 if train.name in DIGIT_LIKE else EPSILON)
+    epsilon = args.epsilon if args.epsilon is not None else 0.3 if train.name in DIGIT_LIKE else EPSILON
     plan = Plan(
         recipe=shared.recipe(args, train.name),
         epochs=args.epochs,

@@ -354,3 +354,9 @@ def save(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def make():
+    """Seeded results by kind."""
+    return {"evaluation": evaluation, "comparison": comparison, "selection": selection}
