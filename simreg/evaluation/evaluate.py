@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from simreg.evaluation.hardware import hardware
 from simreg.evaluation.models import LoadedModel
 from simreg.evaluation.preflight import check_model
 from simreg.evaluation.runner import fingerprint, model_fingerprint, run_suite, weights_fingerprint
-from simreg.evaluation.suites import Subject, Suite, SuiteName, build_suite, strengths_of
+from simreg.evaluation.suites import Measurement, Subject, Suite, SuiteName, build_suite, strengths_of
 from simreg.robustness import (
     Classifier,
     Surrogate,
@@ -132,7 +132,8 @@ def evaluate_model(
     start = time.monotonic()
 
     def keep(entries: dict[str, Any]) -> None:
-        results["measurements"] = {**before, **entries}
+        results["measurements"] = {**{m.key: _pending(m) for m in suite.measurements}, **before, **entries}
+        results["model"]["notes"] = findings.notes + _near_chance(entries, data)
         results["seconds"] = sum(entry.get("seconds", 0.0) for entry in results["measurements"].values())
         results["seconds_this_run"] = time.monotonic() - start
         results["masking"] = masking_panel(
@@ -185,6 +186,23 @@ def _same_before(path: Path, results: dict[str, Any]) -> dict[str, Any]:
             )
     # the same weights may answer otherwise: what was measured before then does not count
     return dict(before["measurements"]) if before.get("subject") == results["subject"] else {}
+
+
+def _pending(measurement: Measurement) -> dict[str, Any]:
+    """The entry of what a stopped run leaves out, so that no page of it looks complete."""
+    reason = "not measured yet: the same command goes on"
+    return {"status": "not run", "reason": reason, "threat": measurement.threat, "type": measurement.kind}
+
+
+def _near_chance(entries: Mapping[str, Any], data: EvaluationData) -> list[str]:
+    """A note if the model hardly knows the images; half a tenth above chance counts as knowing them."""
+    clean, classes = entries.get("clean", {}), len(data.classes) or int(data.labels.max()) + 1
+    if clean.get("status") != "ok" or clean["result"]["accuracies"][0] > 1 / classes + 0.05:
+        return []
+    return [
+        "Clean accuracy is near chance: are the normalisation (--mean, --std), the order of the classes and the data "
+        "those of the training?"
+    ]
 
 
 def _parameters(model: object) -> int | None:

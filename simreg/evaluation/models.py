@@ -74,6 +74,8 @@ def resolve_model(
         TypeError: If the function returns no callable.
         ImportError: If the package that has the architecture is missing.
     """
+    if mean is not None and max(abs(float(m)) for m in torch.as_tensor(mean).flatten()) > 1:
+        raise ValueError(f"mean={mean!r} must be in units of images in [0, 1]: divide mean and std of 0..255 by 255.")
     path = Path(spec).expanduser()
     if path.is_file():
         found = _from_file(path, checkpoint)

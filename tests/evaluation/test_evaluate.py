@@ -64,10 +64,26 @@ def test_one_more_measurement_keeps_those_before(data, tmp_path):
     first = evaluate(model, data, tmp_path)
     more = build_suite("quick", strengths_of("cifar10")).only(["gaussian"])
     second = evaluate_model(model, data, suite=more, out=tmp_path, progress=False)
-    assert list(second["measurements"]) == [*first["measurements"], "gaussian"]
+    assert set(second["measurements"]) == {*first["measurements"], "gaussian"}
     assert second["measurements"]["pgd_linf"] == first["measurements"]["pgd_linf"]
     with pytest.raises(ValueError, match="another suite"):
         evaluate_model(model, data, suite="standard", out=tmp_path, progress=False)
+
+
+def test_stopped_run_names_what_is_missing(data, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simreg.evaluation.suites.pgd_accuracy", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(linear(), data, tmp_path)
+    entry = read_results(tmp_path / "results.json")["measurements"]["pgd_linf"]
+    assert (entry["status"], entry["reason"][:16]) == ("not run", "not measured yet")
+
+
+def test_model_near_chance_is_noted(data, tmp_path):
+    results = evaluate(linear(), EvaluationData("toy", data.images, (data.labels + 1) % 3, data.classes), tmp_path)
+    assert "near chance" in results["model"]["notes"][0]
 
 
 class Tuple(nn.Module):

@@ -60,6 +60,11 @@ def test_functions_bring_their_weights_and_normalisation(own_module):
         resolve_model(f"{own_module}:net", checkpoint="none.pt")
 
 
+def test_means_of_255_gray_levels_are_refused(own_module):
+    with pytest.raises(ValueError, match="divide mean and std"):
+        resolve_model(f"{own_module}:net", mean=(123.7, 116.3, 103.5))
+
+
 def test_missing_module_is_named():
     with pytest.raises(ValueError, match="no module 'no_such_nets'"):
         resolve_model("no_such_nets:build")
