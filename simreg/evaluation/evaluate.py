@@ -144,7 +144,11 @@ def evaluate_model(
             probabilities=findings.probabilities,
         )
         results["verdicts"] = verdicts(
-            results["measurements"], results["masking"], threat_linf=strengths.threat_linf, values_per_image=values
+            results["measurements"],
+            results["masking"],
+            threat_linf=strengths.threat_linf,
+            values_per_image=values,
+            classes=_classes(data),
         )
         write_results(path, results)
 
@@ -196,13 +200,17 @@ def _pending(measurement: Measurement) -> dict[str, Any]:
 
 def _near_chance(entries: Mapping[str, Any], data: EvaluationData) -> list[str]:
     """A note if the model hardly knows the images; half a tenth above chance counts as knowing them."""
-    clean, classes = entries.get("clean", {}), len(data.classes) or int(data.labels.max()) + 1
-    if clean.get("status") != "ok" or clean["result"]["accuracies"][0] > 1 / classes + 0.05:
+    clean = entries.get("clean", {})
+    if clean.get("status") != "ok" or clean["result"]["accuracies"][0] > 1 / _classes(data) + 0.05:
         return []
     return [
         "Clean accuracy is near chance: are the normalisation (--mean, --std), the order of the classes and the data "
         "those of the training?"
     ]
+
+
+def _classes(data: EvaluationData) -> int:
+    return len(data.classes) or int(data.labels.max()) + 1
 
 
 def _parameters(model: object) -> int | None:

@@ -16,6 +16,7 @@ Measurements = Mapping[str, Mapping[str, Any]]
 NAMES = {
     "fgsm": "FGSM",
     "pgd": "PGD",
+    "pgd_linf_large": "PGD",
     "transferred_fgsm": "transferred FGSM",
     "transferred_pgd": "transferred PGD",
     "square": "Square",
@@ -82,7 +83,8 @@ def before_square(measurements: Measurements, key: str) -> list[Reading]:
     stages = {name: a for name, a in sweep.settings.get("stage_accuracies", {}).items() if name != "square"}
     if len(stages) < 2:  # nothing but the clean accuracy
         return []
-    last = list(stages.values())[-1]
+    # the last stage counts what Square took at smaller budgets too: it stands in where older results have no more
+    last = sweep.settings.get("gradient_shares", list(stages.values())[-1])
     return [Reading(key, e, a, sweep.n) for e, a in zip(sweep.epsilons, last, strict=True) if e > 0]
 
 

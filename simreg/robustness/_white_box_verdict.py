@@ -27,6 +27,9 @@ SUBSTANTIAL = 0.5
 """Share of the clean accuracy from which on, with the lower end of the interval, robustness is called substantial."""
 
 NORM_TEXT: dict[Norm, str] = {"linf": "L-inf", "l2": "L2"}
+ADAPTIVE_STEPS = 50
+"""Fewest steps of an adaptive attack that a claim of robustness may rest on."""
+
 _FULL = {"steps": 100, "max_queries": 5000}  # budgets below which AutoAttack is not the standard one
 
 
@@ -37,6 +40,7 @@ def white_box_verdicts(
     clean: Reading | None,
     always: Sequence[float],
     values: int | None,
+    classes: int | None = None,
 ) -> list[dict[str, Any]]:
     """One verdict for each budget of the strongest attack that was run, and for those that are always judged.
 
@@ -47,6 +51,7 @@ def white_box_verdicts(
         clean: Accuracy without attack; None if it was not measured.
         always: Budgets to judge in any case, unless only larger ones were run.
         values: Pixels times channels of an image; None leaves L2 decision distances out.
+        classes: Classes of the task, for claims only clearly above chance; None leaves that out.
 
     Returns:
         Verdicts in the order of the budgets.
@@ -63,12 +68,13 @@ def white_box_verdicts(
         if not any(same_epsilon(epsilon, other) for other in budgets):
             budgets.append(epsilon)
     attacks += distance_readings(measurements, f"hopskipjump_{norm}", budgets, values)
-    return [_at_budget(measurements, masking, norm, e, attacks, strong, clean) for e in budgets]
+    doubts = [*_masking_doubts(masking), *_chance_doubts(clean, classes)]
+    return [_at_budget(measurements, doubts, norm, e, attacks, strong, clean) for e in budgets]
 
 
 def _at_budget(
     measurements: Measurements,
-    masking: Mapping[str, Any],
+    general_doubts: Sequence[str],
     norm: Norm,
     epsilon: float,
     attacks: Sequence[Reading],
@@ -85,14 +91,33 @@ def _at_budget(
     evidence = [r.evidence() for r in sorted({*here, quoted}, key=lambda r: (r.accuracy, r.key))]
     if quoted.interval[1] <= NO_ROBUSTNESS:
         return verdict("white_box", f"No white-box robustness {where}: {survive}.", evidence)
-    doubts = [] if here else [_why_weak(measurements, norm)]
-    if masking.get("suspicious"):
-        failed = [str(check["name"]) for check in masking.get("checks", ()) if check["passed"] is False]
-        doubts.append(f"gradients may be masked, as checks failed ({', '.join(failed)})")
+    doubts = [*([] if here else [_why_weak(measurements, norm)]), *general_doubts]
     if doubts:
         text = f"White-box robustness {where} is not established: {survive}, an upper bound only: {listed(doubts)}."
         return verdict("white_box", text, evidence)
     return verdict("white_box", f"{_degree(quoted, clean)} white-box robustness {where}: {survive}.", evidence)
+
+
+def _masking_doubts(masking: Mapping[str, Any]) -> list[str]:
+    """What the panel has against a claim; looking at the model's output alone says nothing about gradients."""
+    checks = masking.get("checks", ())
+    if masking.get("suspicious"):
+        failed = [str(check["name"]) for check in checks if check["passed"] is False]
+        return [f"gradients may be masked, as checks failed ({', '.join(failed)})"]
+    made = [c for c in checks if c["passed"] is not None and c["name"] not in ("deterministic", "logits")]
+    return [] if made else ["it was not checked for masked gradients"]
+
+
+def _chance_doubts(clean: Reading | None, classes: int | None) -> list[str]:
+    """Whether the model is too close to a constant answer, which no attack changes; two classes leave no 2 / K."""
+    if classes is None:
+        return []
+    if clean is None:
+        return ["clean accuracy was not measured"]
+    if clean.interval[0] >= min(2 / classes, (1 + 1 / classes) / 2):
+        return []
+    clear = share_text(clean.accuracy, clean.interval)
+    return [f"clean accuracy {clear} is not clearly above that of a constant answer among {classes} classes"]
 
 
 def _degree(reading: Reading, clean: Reading | None) -> str:
@@ -135,11 +160,18 @@ def _attacks(measurements: Measurements, norm: Norm) -> list[Reading]:
 
 def _strong(measurements: Measurements, norm: Norm) -> list[Reading]:
     """Readings that a claim of robustness may rest on: the adaptive attack, and AutoAttack as it should be run."""
-    found = readings(measurements, [f"adaptive_{norm}"])
-    sweep = sweep_of(measurements, f"autoattack_{norm}")
+    found = []
+    adaptive, sweep = (sweep_of(measurements, f"{name}_{norm}") for name in ("adaptive", "autoattack"))
+    if adaptive is not None and _is_full_adaptive(adaptive.settings):
+        found += readings(measurements, [f"adaptive_{norm}"])
     if sweep is not None and _is_standard(sweep.settings):
         found += readings(measurements, [f"autoattack_{norm}"])
     return found
+
+
+def _is_full_adaptive(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings show enough steps, and that features of layers were attacked."""
+    return bool(settings.get("features")) and settings.get("steps", 0) >= ADAPTIVE_STEPS
 
 
 def _is_standard(settings: Mapping[str, Any]) -> bool:

@@ -18,6 +18,9 @@ from simreg.robustness._tally import check_budget
 from simreg.robustness.classifier import Classifier, batches, check_count, check_evaluation_set, unit_float
 from simreg.robustness.results import Sweep
 
+SQUARE = "square"
+"""Name of the stage that sees scores alone."""
+
 Attack = Callable[[Tensor, Tensor, Sequence[int], float], Tensor]
 """Images (n, C, H, W) and labels (n,) on the model's device, the images' indices, epsilon -> attacked images."""
 
@@ -64,6 +67,7 @@ class Survivors:
             right.append((logits.argmax(dim=1) == labels[part].to(logits.device)).cpu())
             self.classes, self.device = logits.shape[1], classifier.device or logits.device
         self.resisting = torch.cat(right)  # (N,), on the CPU
+        self.resisting_gradients = self.resisting.clone()  # those that no stage but Square has taken
         self.largest = 0.0  # perturbation since the last call of ``attack``
 
     @property
@@ -71,12 +75,21 @@ class Survivors:
         """Images that resist, of all images."""
         return int(self.resisting.sum()) / len(self.resisting)
 
+    @property
+    def gradient_share(self) -> float:
+        """Images that resist all stages but Square, of all images."""
+        return int(self.resisting_gradients.sum()) / len(self.resisting_gradients)
+
     def attack(self, stages: Iterable[Stage], epsilon: float) -> dict[str, float]:
-        """Let every stage try the images that resist; returns the share that resists after each name."""
+        """Let every stage try the images that resist; returns the share that resists after each name.
+
+        Gradients also try what Square alone took at a smaller budget: how far they get without it is a result too.
+        """
         self.largest, shares = 0.0, {}
         for name, group in groupby(stages, key=lambda stage: stage.name):
             for stage in group:
-                rows = self.resisting.nonzero()[:, 0]
+                left = self.resisting if stage.name == SQUARE else self.resisting_gradients
+                rows = left.nonzero()[:, 0]
                 for part in batches(len(rows), self.batch_size):
                     self._try(stage, rows[part], epsilon)
             shares[name] = self.share
@@ -94,6 +107,8 @@ class Survivors:
         wrong = (self.classifier.predict(found) != labels).cpu()
         taken = rows[wrong]
         self.resisting[taken] = False
+        if stage.name != SQUARE:
+            self.resisting_gradients[taken] = False
         self.attacked[taken.to(self.clean.device)] = found[wrong.to(found.device)].to(self.clean.device)
 
 
@@ -108,14 +123,17 @@ def worst_case_sweep(
 ) -> Sweep:
     """Accuracy by epsilon under all stages together; None shows no progress.
 
-    Budgets are taken in rising order, and an image taken at one stays taken at the larger ones.
+    Budgets are taken in rising order, and an image taken at one stays taken at the larger ones. What all stages but
+    Square left, each budget with the takes of the smaller ones, is in ``settings["gradient_shares"]``.
     """
     results: dict[float, tuple[float, float, dict[str, float]]] = {}
+    by_gradients: dict[float, float] = {}
     rising = sorted(set(epsilons))
     clean = survivors.share
     for epsilon in show_progress(rising, description=description or "", enabled=description is not None):
         shares = survivors.attack(stages if epsilon > 0 else (), epsilon)
         results[epsilon] = survivors.share, survivors.largest, shares
+        by_gradients[epsilon] = survivors.gradient_share
     survivors.health.report()
     names = dict.fromkeys(stage.name for stage in stages)
     # a budget of 0 leaves every image as it is
@@ -130,6 +148,7 @@ def worst_case_sweep(
             **settings,
             "zero_gradient_share": survivors.health.zero_share,
             "stage_accuracies": {"clean": [clean] * len(epsilons), **after},
+            "gradient_shares": [by_gradients[e] for e in epsilons],
             "first_index": survivors.first_index,
             "max_perturbation": [results[e][1] for e in epsilons],
         },

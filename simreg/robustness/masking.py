@@ -47,18 +47,20 @@ def masking_panel(
     """Checks for masked gradients: signs that gradient attacks fail on the model instead of the model resisting.
 
     Each asks for something that must hold if gradients lead the way: attacks without gradients find no more than
-    attacks with them; hardly any gradient is zero; no image survives a budget that reaches any gray; one step is not
-    better than many; a stronger attack does not take far more than PGD; Square finds nothing after AutoAttack's
-    gradient attacks; accuracy falls as budgets grow; the model is deterministic, or attacked in expectation; it
-    returns logits. Differences count beyond the sampling error of two independent samples, at ``LEVEL``. Passing is no
-    proof of robustness; failing means that white-box accuracies are upper bounds only.
+    attacks with them at the same or a larger budget; hardly any gradient is zero; no image survives a budget that
+    reaches any gray; one step is not better than many; a stronger attack does not take far more than PGD; Square finds
+    nothing after AutoAttack's gradient attacks; accuracy under PGD falls as budgets grow; the model is deterministic,
+    or attacked in expectation; attacks work on logits or log-probabilities. Differences count beyond the sampling error
+    of two independent samples, at ``LEVEL``. Passing is no proof of robustness; failing means that white-box accuracies
+    are upper bounds only.
 
     Args:
         measurements: Entries of an evaluation by key: {"status", "type", "threat", "result"}.
         values_per_image: C * H * W, which the distances of L2 decision attacks need; None leaves them out.
         random: Whether the model is random at inference (``is_random``); None: not looked at.
         samples: Passes that attacks averaged over; more than 1 mends randomness.
-        probabilities: Whether attacks worked on probabilities (``returns_probabilities``); None: not looked at.
+        probabilities: Whether the model returns probabilities (``returns_probabilities``), whose logarithm was then
+            attacked; None: not looked at.
 
     Returns:
         {"suspicious": bool, "checks": [{"name", "question", "value", "passed", "detail"}]}; suspicious if any failed.

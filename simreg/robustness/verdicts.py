@@ -20,11 +20,14 @@ from simreg.robustness._readings import (
     sweep_of,
     verdict,
 )
-from simreg.robustness._white_box_verdict import NORM_TEXT, SUBSTANTIAL, white_box_verdicts
+from simreg.robustness._white_box_verdict import NORM_TEXT, white_box_verdicts
 from simreg.robustness.intervals import median_interval, ratio_interval
 
 HOLDS = 0.9
 """Share of the clean accuracy from which on, with the lower end of its interval, accuracy is said to hold."""
+
+BREAKS_DOWN = 0.5
+"""Share of the clean accuracy below which, with the upper end of its interval, accuracy is said to break down."""
 
 
 def verdicts(
@@ -33,11 +36,13 @@ def verdicts(
     *,
     threat_linf: float = 8 / 255,
     values_per_image: int | None = None,
+    classes: int | None = None,
 ) -> list[dict[str, Any]]:
     """One plain sentence for each threat, and for white_box one for each norm and budget.
 
     White-box sentences follow one rule: that a model is *not* robust can be learnt from any attack; that it is, only
-    from AutoAttack with its standard budgets or the adaptive attack, and only if no check of the masking panel failed.
+    from AutoAttack with its standard budgets or an adaptive attack on features with 50 steps or more, and only if the
+    masking panel looked at gradients and no check failed.
     In all other cases the number is called an upper bound. The number is the most telling that any attack within the
     budget left, smaller budgets included: the one whose interval ends lowest.
 
@@ -46,7 +51,10 @@ def verdicts(
     "Little white-box robustness"                 lower end <= 5 %
     "Substantial white-box robustness"            lower end >= half of the clean accuracy
     "Some white-box robustness"                   in between
-    "holds" / "falls" / "breaks down" (others)    >= 90 % / >= 50 % / less of the clean accuracy, lower end of its ratio
+    "holds" (other threats)                       share of the clean accuracy kept: lower end >= 90 %
+    "breaks down" (other threats)                 upper end of that share < 50 %
+    "falls" (other threats)                       upper end < 100 %, and neither of these
+    "too few images to say" (other threats)       else: the interval has both "holds" and 100 % or more in it
     ============================================  =========================================
 
     Args:
@@ -55,6 +63,8 @@ def verdicts(
         threat_linf: L-inf budget that is always judged: 8/255 on photographs.
         values_per_image: C * H * W, which turns L2 decision distances into budgets; None leaves them out of white-box
             sentences.
+        classes: Classes K of the task: no robustness is claimed unless the interval of the clean accuracy lies above
+            2 / K, or above 3/4 for two classes; None leaves that check out.
 
     Returns:
         [{"threat": str, "verdict": str, "evidence": [str, ...]}]; a threat whose measurements were not run says so.
@@ -69,8 +79,8 @@ def verdicts(
     clean = _clean_reading(measurements)
     return [
         _clean(measurements, clean),
-        *white_box_verdicts(measurements, masking, "linf", clean, (threat_linf,), values_per_image),
-        *white_box_verdicts(measurements, masking, "l2", clean, (), values_per_image),
+        *white_box_verdicts(measurements, masking, "linf", clean, (threat_linf,), values_per_image, classes),
+        *white_box_verdicts(measurements, masking, "l2", clean, (), values_per_image, classes),
         _noise(measurements, clean),
         _transfer(measurements, clean),
         _score(measurements, clean),
@@ -139,7 +149,7 @@ def _decision(measurements: Measurements, clean: Reading | None) -> dict[str, An
         "hopskipjump_l2": "HopSkipJump (squared L2 per pixel)",
         "boundary": "the Boundary Attack (squared L2 per pixel)",
     }
-    parts, evidence = [], []
+    parts, unreached, evidence = [], [], []
     for key, name in names.items():
         result = result_of(measurements, key)
         if result is None:
@@ -148,15 +158,20 @@ def _decision(measurements: Measurements, clean: Reading | None) -> dict[str, An
         low, high = median_interval(distances)
         median = statistics.median(distances)
         failures = sum(math.isinf(d) for d in distances)
-        parts.append(f"{median:.3g} by {name}")
+        if math.isinf(median):
+            unreached.append(f"{failures} of {len(distances)} images by {name}")
+        else:
+            parts.append(f"{median:.3g} by {name}")
         evidence.append(
             f"{key}: median {median:.4g} ({low:.4g}-{high:.4g}), {failures} of {len(distances)} not reached"
         )
-    if not parts:
+    if not evidence:
         return not_measured("decision", "Decision-based attacks", measurements, list(names))
     at = f" at a clean accuracy of {share_text(clean.accuracy)}" if clean is not None else ""
-    text = f"With decisions alone another class is reached within a median distance of {listed(parts)}{at}"
-    return verdict("decision", f"{text}; true distances are smaller.", evidence)
+    found = [f"another class is reached within a median distance of {listed(parts)}"] if parts else []
+    found += [f"no other class was reached on {listed(unreached)}"] if unreached else []
+    bound = "; true distances are smaller" if parts else ""
+    return verdict("decision", f"With decisions alone {listed(found)}{at}{bound}.", evidence)
 
 
 def _corruption(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
@@ -186,6 +201,11 @@ def _fall(subject: str, found: Sequence[Reading], clean: Reading | None, parts: 
     """How accuracy fares in the worst of these cases, compared with that without attack."""
     if clean is None or clean.accuracy == 0:
         return f"{subject} is {listed(parts)}."
-    kept = min(ratio_interval(r.accuracy, r.n, clean.accuracy, clean.n)[0] for r in found)
-    verb = "holds" if kept >= HOLDS else "falls" if kept >= SUBSTANTIAL else "breaks down"
-    return f"{subject} {verb}: {listed(parts)}, of {share_text(clean.accuracy)} without."
+    kept = [ratio_interval(r.accuracy, r.n, clean.accuracy, clean.n) for r in found]
+    numbers = f"{listed(parts)}, of {share_text(clean.accuracy)} without"
+    lower, upper = min(low for low, _ in kept), min(high for _, high in kept)
+    if lower < HOLDS and upper >= 1:
+        images = listed([str(n) for n in sorted({*(r.n for r in found), clean.n})])
+        return f"{subject} is {numbers}: too few images to say whether it falls (n = {images})."
+    verb = "holds" if lower >= HOLDS else "breaks down" if upper < BREAKS_DOWN else "falls"
+    return f"{subject} {verb}: {numbers}."

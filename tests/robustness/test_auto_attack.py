@@ -13,7 +13,7 @@ from simreg.robustness._attack_losses import logit_ratio, ranked_rivals
 from simreg.robustness._auto_attack_stages import STANDARD, Budgets, own_lineup
 from simreg.robustness._auto_pgd import auto_pgd, checkpoints, random_start
 from simreg.robustness._boundary_projection import shortest_way, targeted_fab
-from simreg.robustness._worst_case import Stage, Survivors
+from simreg.robustness._worst_case import Stage, Survivors, worst_case_sweep
 from simreg.robustness.auto_attack import auto_attack, auto_attack_accuracy
 from simreg.robustness.expectation import ExpectedClassifier
 
@@ -380,6 +380,26 @@ def test_stages_see_the_images_that_resist_with_their_own_indices():
     assert seen[:3] == [[100, 101, 102, 104, 105], [106, 107, 108, 109, 110], [111]]
     assert seen[3:] == [[101, 105, 107, 109, 111]]
     assert shares == {"a": 5 / 12, "b": 5 / 12}
+
+
+def test_what_gradients_left_counts_no_takes_of_square_at_smaller_budgets():
+    model, images, labels = linear_problem(2, n=12)
+    labels = Classifier(model).predict(images)
+    opposite = torch.stack([images[(labels != label).nonzero()[0, 0]] for label in labels])
+
+    def take(first, at_least):
+        def attack(x, y, indices, epsilon):
+            chosen = torch.tensor([i in first and epsilon >= at_least for i in indices]).view(-1, 1, 1, 1)
+            return torch.where(chosen, opposite[list(indices)], x)
+
+        return attack
+
+    stages = [Stage("apgd-ce", take({0, 1}, 2.0)), Stage("square", take({1, 2, 3}, 1.0))]
+    survivors = Survivors(Classifier(model), images, labels, "linf", 0, 5)
+    sweep = worst_case_sweep("autoattack", survivors, stages, (1.0, 2.0), 0, {}, None)
+    assert sweep.accuracies == (9 / 12, 8 / 12)
+    assert sweep.settings["stage_accuracies"]["apgd-ce"] == [1.0, 8 / 12]
+    assert sweep.settings["gradient_shares"] == [1.0, 10 / 12]  # image 1 too, which Square had taken before
 
 
 def test_random_models_are_attacked_in_expectation(network):

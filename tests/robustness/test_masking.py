@@ -221,6 +221,36 @@ def test_black_box_looks_at_the_same_norm_and_the_strongest_gradient_attack():
     assert check(entries, "black_box")["passed"] is True
 
 
+def test_black_box_meets_gradient_attacks_of_larger_budgets():
+    entries = {
+        "square_linf": sweep_entry("square", [4 / 255], [0.2]),
+        "autoattack_linf": sweep_entry("autoattack", [8 / 255], [0.6], stage_accuracies={"clean": [0.9], "a": [0.6]}),
+    }
+    found = check(entries, "black_box")
+    assert found["passed"] is False
+    assert found["value"] == pytest.approx(0.4)
+    assert found["detail"] == "at 4/255 Square leaves 20.0 % (n = 500), AutoAttack at the larger 8/255 60.0 % (n = 500)"
+    photographs = {"transferred_pgd": sweep_entry("transferred_pgd", [0.01], [0.2]), "pgd_linf": entries["square_linf"]}
+    assert check(photographs, "black_box")["passed"] is True
+    larger = {**entries, "square_linf": sweep_entry("square", [10 / 255], [0.2])}
+    assert check(larger, "black_box")["passed"] is None
+
+
+def test_takes_of_square_at_smaller_budgets_are_not_those_of_gradients():
+    entries = {
+        "autoattack_linf": sweep_entry(
+            "autoattack",
+            [0.01, 0.03],
+            [0.2, 0.2],
+            stage_accuracies={"clean": [0.9, 0.9], "apgd-ce": [0.8, 0.2], "square": [0.2, 0.2]},
+            gradient_shares=[0.8, 0.7],
+        ),
+        "square_linf": sweep_entry("square", [0.03], [0.25]),
+    }
+    assert check(entries, "black_box")["value"] == pytest.approx(0.45)
+    assert check(entries, "square_after_gradients")["value"] == pytest.approx(0.6)
+
+
 def test_distances_of_decision_attacks_are_accuracies_in_their_norm():
     linf = {
         "pgd_linf": sweep_entry("pgd", [0.03], [0.9], n=100),
@@ -280,6 +310,11 @@ def test_under_run_pgd_is_flagged_beyond_ten_points():
         assert check(entries, "under_run")["passed"] is wanted
 
 
+@pytest.mark.parametrize("name", ["autoattack", "adaptive"])
+def test_attacks_that_fall_by_construction_say_nothing_about_monotony(name):
+    assert check({f"{name}_linf": sweep_entry(name, [0.01, 0.05], [0.5, 0.3])}, "monotone")["passed"] is None
+
+
 def test_accuracy_must_not_rise_with_the_budget():
     assert check({"pgd_linf": sweep_entry("pgd", [0.05, 0.01], [0.3, 0.5])}, "monotone")["passed"] is True
     assert check({"pgd_linf": sweep_entry("pgd", [0.01, 0.05], [0.3, 0.31])}, "monotone")["passed"] is True
@@ -288,7 +323,7 @@ def test_accuracy_must_not_rise_with_the_budget():
     assert found["value"] == pytest.approx(0.2)
 
 
-def test_random_models_and_probabilities_are_flagged_unless_mended():
+def test_random_models_are_flagged_unless_mended_and_probabilities_are_said():
     def noisy(x):
         return x.mean(dim=(2, 3)).repeat(1, 3) + torch.randn(len(x), 3)
 
@@ -296,8 +331,9 @@ def test_random_models_and_probabilities_are_flagged_unless_mended():
     flags = {"random": is_random(noisy, images), "probabilities": returns_probabilities(noisy, images)}
     assert failed(masking_panel({}, **flags)) == {"deterministic"}
     assert failed(masking_panel({}, **flags, samples=20)) == set()
-    assert failed(masking_panel({}, probabilities=True)) == {"logits"}
-    assert masking_panel({}, probabilities=True)["suspicious"]
+    assert failed(masking_panel({}, probabilities=True)) == set()  # their logarithm was attacked
+    assert "logarithm" in check({}, "logits", probabilities=True)["detail"]
+    assert check({}, "logits", probabilities=False)["detail"] == "they do"
 
 
 def test_loss_along_gradient_is_exact_on_a_linear_model():

@@ -12,7 +12,11 @@ from simreg.robustness.auto_attack import auto_attack_accuracy
 from simreg.robustness.masking import masking_panel
 from simreg.robustness.verdicts import verdicts
 
-FINE = {"suspicious": False, "checks": []}
+FINE = {
+    "suspicious": False,
+    "checks": [{"name": "zero_gradients", "question": "?", "value": 0.0, "passed": True, "detail": ""}],
+}
+FULL = {"steps": 50, "features": ["1"]}
 MASKED = {
     "suspicious": True,
     "checks": [
@@ -247,6 +251,76 @@ def test_clean_accuracy_comes_from_the_largest_measurement():
     assert sentences(entries, "clean") == ["Without attack 75.0 % (95 % interval 71.0-78.6) of 500 images are right."]
     entries.update(clean(0.74))
     assert "74.0 %" in sentences(entries, "clean")[0]
+
+
+def noise_sentence(before, n_before, after, n_after):
+    entries = {**clean(before, n_before), "gaussian": sweep("gaussian", [0.1], [after], n_after)}
+    return sentences(entries, "noise")[0]
+
+
+@pytest.mark.parametrize(("before", "after", "n"), [(1.0, 1.0, 1), (0.15, 0.15, 20), (0.8, 0.7, 20)])
+def test_few_images_say_neither_that_accuracy_falls_nor_that_it_holds(before, after, n):
+    assert noise_sentence(before, n, after, n) == (
+        f"Under random noise accuracy is {100 * after:.1f} % under Gaussian noise of strength 0.1, of "
+        f"{100 * before:.1f} % without: too few images to say whether it falls (n = {n})."
+    )
+
+
+def test_falling_and_breaking_down_need_the_upper_end_of_the_ratio():
+    assert "breaks down" in noise_sentence(0.8, 1000, 0.3, 1000)
+    assert "falls" in noise_sentence(0.8, 50, 0.36, 50)  # 45 % of it, but up to more than half
+    assert "falls" in noise_sentence(0.8, 1000, 0.7, 1000)
+    assert "holds" in noise_sentence(0.8, 10_000, 0.79, 10_000)
+
+
+def test_an_adaptive_attack_supports_claims_with_steps_and_features_only():
+    def claim(**settings):
+        return linf({**clean(), "adaptive_linf": sweep("adaptive", [E8], [0.6], **settings)})[0]
+
+    assert claim(**FULL).startswith("Substantial")
+    for settings in ({}, {"steps": 1, "features": ["1"]}, {"steps": 100, "features": None}, {"steps": 100}):
+        assert "Substantial" not in claim(**settings)
+        assert "an upper bound only" in claim(**settings)
+
+
+def test_chance_level_is_not_called_robust():
+    entries = {**clean(0.1), "autoattack_linf": sweep("autoattack", [E8], [0.1], 10_000)}
+    (found,) = linf(entries, classes=10)
+    assert "is not established" in found
+    assert "not clearly above that of a constant answer among 10 classes" in found
+    assert "not established" in linf({"autoattack_linf": entries["autoattack_linf"]}, classes=10)[0]
+    fair = {**clean(0.9), "autoattack_linf": sweep("autoattack", [E8], [0.6])}
+    assert all(linf(fair, classes=k)[0].startswith("Substantial") for k in (2, 3, 10, None))
+
+
+def test_claims_need_a_panel_that_looked_at_gradients():
+    entries = {**clean(), "autoattack_linf": sweep("autoattack", [E8], [0.6])}
+    unmade = {"name": "monotone", "question": "?", "value": None, "passed": None, "detail": ""}
+    output = {**unmade, "name": "logits", "passed": True}
+    for checks in ([], [unmade], [unmade, output]):
+        (found,) = linf(entries, {"suspicious": False, "checks": checks})
+        assert found.endswith("an upper bound only: it was not checked for masked gradients.")
+
+
+def test_an_infinite_median_is_said_in_images():
+    def entry(distances):
+        result = {"name": "boundary", "distances": distances, "settings": {}}
+        return {"status": "ok", "type": "distances", "threat": "decision", "result": result}
+
+    entries = {**clean(0.7), "boundary": entry([0.1, math.inf, None])}
+    assert sentences(entries, "decision") == [
+        "With decisions alone no other class was reached on 2 of 3 images by the Boundary Attack (squared L2 per "
+        "pixel) at a clean accuracy of 70.0 %."
+    ]
+    entries["hopskipjump_l2"] = entry([0.1, 0.2, 0.3])
+    (found,) = sentences(entries, "decision")
+    assert "within a median distance of 0.2 by HopSkipJump (squared L2 per pixel) and no other class was" in found
+    assert found.endswith("; true distances are smaller.")
+
+
+def test_large_budgets_of_pgd_have_a_name_in_prose():
+    (found,) = linf({**clean(), "pgd_linf_large": sweep("pgd", [0.25], [0.5])}, threat_linf=0.25)
+    assert "survive PGD (95 %" in found
 
 
 def test_verdict_of_a_real_evaluation_agrees_with_the_exact_robust_accuracy():
