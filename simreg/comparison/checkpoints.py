@@ -6,14 +6,13 @@ rest, with the places of the tensors, becomes JSON in the header, beside a check
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from simreg._hashing import sha256_of
 from simreg.robustness.storage import replace_file
 
 
@@ -25,7 +24,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     layout = _take_tensors(state, "", tensors)
-    header = {"layout": json.dumps(layout), "sha256": _digest(tensors)}
+    header = {"layout": json.dumps(layout), "sha256": sha256_of(tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, _safetensors().torch.save(tensors, header))
 
@@ -43,7 +42,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        if header["sha256"] != _digest(tensors):
+        if header["sha256"] != sha256_of(tensors):
             raise ValueError("its contents do not match its checksum")
         state: dict[str, Any] = _put_tensors(json.loads(header["layout"]), tensors)
         return state
@@ -77,14 +76,6 @@ def _put_tensors(layout: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     if kind == "dict":
         return {key: _put_tensors(item, tensors) for key, item in value}
     return [_put_tensors(item, tensors) for item in value] if kind == "list" else value
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _safetensors() -> Any:

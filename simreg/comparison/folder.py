@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from simreg._hashing import sha256_of
 from simreg.data import ImageSplit
 from simreg.robustness import read_results, write_results
 
@@ -54,13 +54,9 @@ def describe_data(split: ImageSplit) -> dict[str, Any]:
     }
 
 
-def fingerprint(*tensors: Tensor) -> str:
-    """SHA-256 over tensors, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def fingerprint(images: Tensor, labels: Tensor) -> str:
+    """SHA-256 over images and labels, as 64 hexadecimal digits."""
+    return sha256_of({"images": images, "labels": labels})
 
 
 _HEADER = {"schema_version": 0, "created": ""}

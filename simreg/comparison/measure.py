@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from simreg.robustness import Classifier, Surrogate
+from simreg.robustness import Classifier, Surrogate, masking_panel, verdicts
 
 
 class Evaluate(Protocol):
@@ -70,15 +70,31 @@ def evaluate_suite(
         features = layer_features(classifier, layers)
     plan = build_suite(suite, strengths_of(dataset, images.shape[-1]))  # type: ignore[arg-type] # checked there
     subject = Subject(classifier, images, labels, seed, surrogate, features=features)
-    return run_suite(
-        classifier,
-        images,
-        labels,
-        suite=plan,
-        out=out,
-        model_name=model_name,
-        surrogate=surrogate,
-        seed=seed,
-        progress=progress,
-        subject=subject,
+    return run_suite(subject, plan, out=out, model_name=model_name, progress=progress)
+
+
+def threat_linf(dataset: str, images: Tensor) -> float:
+    """The L-inf budget at which nets for these images are judged."""
+    from simreg.evaluation import strengths_of
+
+    return strengths_of(dataset, images.shape[-1]).threat_linf
+
+
+def judge(
+    measurements: Mapping[str, Mapping[str, Any]], images: Tensor, *, dataset: str, classes: int
+) -> dict[str, Any]:
+    """Masking panel and verdicts of a trained net, under the names that results of ``simreg evaluate`` have.
+
+    Args:
+        measurements: Entries by key.
+        images: Those measured on, shape (N, C, H, W).
+        dataset: Name of the data, which decides the budget that is judged.
+        classes: Number of classes.
+    """
+    values = images[0].numel()
+    panel = masking_panel(  # nets of a comparison are deterministic and return logits
+        measurements, values_per_image=values, random=False, probabilities=False
     )
+    budget = threat_linf(dataset, images)
+    said = verdicts(measurements, panel, threat_linf=budget, values_per_image=values, classes=classes)
+    return {"masking": panel, "verdicts": said}

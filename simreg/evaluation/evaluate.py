@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from simreg.evaluation.data import EvaluationData
 from simreg.evaluation.hardware import hardware
+from simreg.evaluation.identity import fingerprint, model_fingerprint
 from simreg.evaluation.models import LoadedModel
-from simreg.evaluation.preflight import check_model
-from simreg.evaluation.runner import fingerprint, model_fingerprint, run_suite, weights_fingerprint
+from simreg.evaluation.preflight import Findings, check_model
+from simreg.evaluation.runner import fitting_batch, run_suite
 from simreg.evaluation.suites import Measurement, Subject, Suite, SuiteName, build_suite, strengths_of
 from simreg.robustness import (
     Classifier,
@@ -25,6 +27,7 @@ from simreg.robustness import (
     verdicts,
     write_results,
 )
+from simreg.robustness._surrogate import weights_fingerprint
 
 _IDENTITY = ("model", "data", "seed", "surrogate", "suite", "layers")
 """What must agree for a run to go on in the same folder."""
@@ -84,39 +87,13 @@ def evaluate_model(
         >>> results["measurements"]["clean"]["result"]["accuracies"]
         [1.0]
     """
-    out = Path(out)
     loaded, findings = check_model(_as_loaded(model), data, samples=samples, seed=seed)
     classifier = loaded.classifier
     strengths = strengths_of(data.dataset, data.images.shape[-1])
-    values = data.images[0].numel()
     if isinstance(suite, str):
         suite = build_suite(suite, strengths)
     if corruptions is not None:
         load_published(corruptions)  # a wrong folder shows before the work
-    device = str(classifier.device or "cpu")
-    results: dict[str, Any] = {
-        "kind": "evaluation",
-        "model": {
-            "name": loaded.name,
-            "spec": loaded.spec,
-            "fingerprint": weights_fingerprint(classifier) or model_fingerprint(classifier, data.images, data.labels),
-            "parameters": _parameters(classifier.model),
-            "mean": list(classifier.mean),
-            "std": list(classifier.std),
-            "random": findings.random,
-            "samples": findings.samples,
-            "probabilities": findings.probabilities,
-            "notes": findings.notes,
-        },
-        "data": data.to_dict(),
-        "suite": suite.name,
-        "layers": list(layers),
-        "seed": seed,
-        "surrogate": None if surrogate is None else {"name": surrogate.name, "fingerprint": surrogate.fingerprint},
-        "device": device,
-        "hardware": hardware(device),
-    }
-    path = out / "results.json"
     subject = Subject(
         classifier,
         data.images,
@@ -127,44 +104,92 @@ def evaluate_model(
         layer_features(classifier, layers) if layers else None,
         None if corruptions is None else str(corruptions),
     )
-    results["subject"] = fingerprint(subject)
-    before = _same_before(path, results)
-    start = time.monotonic()
-
-    def keep(entries: dict[str, Any]) -> None:
-        results["measurements"] = {**{m.key: _pending(m) for m in suite.measurements}, **before, **entries}
-        results["model"]["notes"] = findings.notes + _near_chance(entries, data)
-        results["seconds"] = sum(entry.get("seconds", 0.0) for entry in results["measurements"].values())
-        results["seconds_this_run"] = time.monotonic() - start
-        results["masking"] = masking_panel(
-            results["measurements"],
-            values_per_image=values,
-            random=findings.random,
-            samples=findings.samples,
-            probabilities=findings.probabilities,
-        )
-        results["verdicts"] = verdicts(
-            results["measurements"],
-            results["masking"],
-            threat_linf=strengths.threat_linf,
-            values_per_image=values,
-            classes=_classes(data),
-        )
-        write_results(path, results)
-
+    batch_size = batch_size or fitting_batch(subject)
+    device = str(classifier.device or "cpu")
+    results: dict[str, Any] = {
+        "kind": "evaluation",
+        "model": _describe_model(loaded, findings, data),
+        "data": data.to_dict(),
+        "suite": suite.name,
+        "layers": list(layers),
+        "seed": seed,
+        "surrogate": None if surrogate is None else {"name": surrogate.name, "fingerprint": surrogate.fingerprint},
+        "device": device,
+        "hardware": hardware(device),
+        "subject": fingerprint(subject, batch_size),
+    }
+    path = Path(out) / "results.json"
+    record = _Record(path, results, _same_before(path, results), suite, data, findings, strengths.threat_linf)
     run_suite(
-        classifier,
-        data.images,
-        data.labels,
-        suite=suite,
+        subject,
+        suite,
         out=out,
         model_name=loaded.name,
         batch_size=batch_size,
         progress=progress,
-        subject=subject,
-        on_result=keep,
+        on_result=record.keep,
     )
     return read_results(path)
+
+
+@dataclass
+class _Record:
+    """The results file: replaced whole after each measurement, with what the numbers so far allow to say."""
+
+    path: Path
+    results: dict[str, Any]  # all but the measurements and what follows from them
+    before: dict[str, Any]  # entries that the file already had
+    suite: Suite
+    data: EvaluationData
+    findings: Findings
+    threat_linf: float
+    start: float = field(default_factory=time.monotonic)
+
+    def keep(self, entries: Mapping[str, Any]) -> None:
+        """Write the file with these entries."""
+        found = {**{m.key: _pending(m) for m in self.suite.measurements}, **self.before, **entries}
+        self.results["measurements"] = found
+        self.results["model"]["notes"] = self.findings.notes + _near_chance(entries, self.data)
+        self.results["seconds"] = sum(entry.get("seconds", 0.0) for entry in found.values())
+        self.results["seconds_this_run"] = time.monotonic() - self.start
+        self.results["machines"] = list(dict.fromkeys(name for e in found.values() for name in e.get("machines", ())))
+        self._judge()
+        write_results(self.path, self.results)
+
+    def _judge(self) -> None:
+        values = self.data.images[0].numel()
+        self.results["masking"] = masking_panel(
+            self.results["measurements"],
+            values_per_image=values,
+            random=self.findings.random,
+            samples=self.findings.samples,
+            probabilities=self.findings.probabilities,
+        )
+        self.results["verdicts"] = verdicts(
+            self.results["measurements"],
+            self.results["masking"],
+            threat_linf=self.threat_linf,
+            values_per_image=values,
+            classes=_classes(self.data),
+        )
+
+
+def _describe_model(loaded: LoadedModel, findings: Findings, data: EvaluationData) -> dict[str, Any]:
+    classifier = loaded.classifier
+    is_module = isinstance(classifier.model, nn.Module)
+    behaviour = model_fingerprint(classifier, data.images, data.labels)
+    return {
+        "name": loaded.name,
+        "spec": loaded.spec,
+        "fingerprint": weights_fingerprint(classifier) if is_module else behaviour,
+        "parameters": _parameters(classifier.model),
+        "mean": list(classifier.mean),
+        "std": list(classifier.std),
+        "random": findings.random,
+        "samples": findings.samples,
+        "probabilities": findings.probabilities,
+        "notes": findings.notes,
+    }
 
 
 def _as_loaded(model: object) -> LoadedModel:
@@ -175,21 +200,31 @@ def _as_loaded(model: object) -> LoadedModel:
     return LoadedModel(classifier, name, name)
 
 
-def _same_before(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+def _same_before(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     """Entries that ``path`` already has; raises if it holds the evaluation of something else."""
     if not path.exists():
         return {}
     before = read_results(path)
     for key in _IDENTITY:
-        old, new = before.get(key), results[key]
-        if isinstance(new, dict):  # a label or a path may change, what it stands for may not
-            old, new = (dict(v or {}).get("fingerprint") for v in (old, new))
-        if old != new:
+        if _identity(before.get(key)) != _identity(results[key]):
             raise ValueError(
-                f"{path.parent} holds an evaluation with another {key}. Choose another folder, or delete that one."
+                f"{path.parent} holds an evaluation with another {key}: {_in_words(before.get(key))} instead of "
+                f"{_in_words(results[key])}. Choose another folder, or delete that one."
             )
     # the same weights may answer otherwise: what was measured before then does not count
     return dict(before["measurements"]) if before.get("subject") == results["subject"] else {}
+
+
+def _identity(value: object) -> object:
+    """A label or a path may change, what it stands for may not."""
+    return value.get("fingerprint") if isinstance(value, Mapping) else value
+
+
+def _in_words(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value).lower()
+    images = f", {value['n']} images" if "n" in value else ""
+    return f"{value.get('name')}{images} ({str(value.get('fingerprint'))[:8]})"
 
 
 def _pending(measurement: Measurement) -> dict[str, Any]:

@@ -11,52 +11,34 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from simreg._checks import describe
 from simreg._progress import progress as show_progress
 from simreg._warn import warn
-from simreg.evaluation.suites import (
-    RESULTS,
-    Measurement,
-    Result,
-    Strengths,
-    Subject,
-    Suite,
-    SuiteName,
-    build_suite,
-    strengths_of,
-)
-from simreg.robustness import Classifier, Surrogate, read_results, write_results
-from simreg.robustness._generators import seeded_generators
-from simreg.robustness._input_gradient import input_gradient
+from simreg.evaluation.hardware import hardware
+from simreg.evaluation.identity import fingerprint
+from simreg.evaluation.suites import RESULTS, Measurement, Result, Subject, Suite
+from simreg.robustness import read_results, write_results
 from simreg.robustness.classifier import batches, check_evaluation_set, unit_float
 from simreg.robustness.storage import versions
 
 T = TypeVar("T")
 
 _TICK = 100  # forward passes between two movements of the progress bar
-_CPU_BATCH = 128
+_FIXED_BATCH = 128
 _LARGEST_BATCH = 1024
 _GPU_CHUNKS = 10  # chunks between two stops on a GPU, which small ones leave idle
-_PROBED = 32  # images whose answers stand for the model's behaviour
 _FREE_SHARE = 0.5  # of the GPU's free memory that a batch may take
 
 
 def run_suite(
-    classifier: Classifier,
-    images: Tensor,
-    labels: Tensor,
+    subject: Subject,
+    suite: Suite,
     *,
-    suite: SuiteName | Suite = "quick",
     out: str | Path,
     model_name: str = "model",
-    surrogate: Surrogate | None = None,
-    strengths: Strengths | None = None,
-    seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
-    subject: Subject | None = None,
     on_result: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure one model with every attack of a suite, in parts that are kept in ``out``.
@@ -64,49 +46,43 @@ def run_suite(
     Killed and called again with the same arguments, it goes on with the next part: nothing is lost or counted twice.
     A part counts only for the model (weights, answers and gradients), images, seed, surrogate, budgets and version of
     simreg that it was measured with. Results do not depend on ``batch_size``, but for the Boundary Attack's, to the
-    extent that `boundary_attack` says, and those of models that are random at inference. A measurement that cannot be
-    made becomes an entry ``{"status": "not run", "reason": ...}``.
+    extent that `boundary_attack` says, and those of models that are random at inference: their parts count only for the
+    ``batch_size`` they were measured with. A measurement that cannot be made becomes an entry
+    ``{"status": "not run", "reason": ...}``.
 
     Args:
-        classifier: The model, on images in [0, 1].
-        images: Shape (N, C, H, W), uint8 or floating point in [0, 1]; each attack takes the first so many.
-        labels: Shape (N,), integers.
-        suite: "quick", "standard", "full", or one of your own.
+        subject: The model, the images, and what attacks may use; each attack takes the first so many images.
+        suite: From `build_suite`, or one of your own.
         out: Folder for the parts.
         model_name: Name shown with the progress.
-        surrogate: Model that transferred attacks are made on.
-        strengths: Distortions; None takes those for photographs, see `strengths_of`.
-        seed: Seed of everything random.
         batch_size: Images per call of the model, at first: half of it is tried after each lack of memory. None
-            measures what the GPU holds, and takes 128 on a CPU.
+            measures what the GPU holds, and takes 128 on a CPU and for a model that is random at inference.
         progress: Show progress and the time left on standard error.
-        subject: Everything an attack may use, instead of the arguments above.
         on_result: Called with the entries so far, whenever one is complete.
 
     Returns:
-        Entries by key, ``{"status": "ok", "type", "threat", "result", "seconds", "passes"}``, in the suite's order.
+        Entries by key, ``{"status": "ok", "type", "threat", "result", "seconds", "passes", "machines"}``, in the
+        suite's order.
 
     Raises:
         TypeError: If images or labels are not tensors of the right kind.
-        ValueError: If images leave [0, 1], labels do not fit, or the suite is unknown.
+        ValueError: If images leave [0, 1], or labels do not fit.
 
     Example:
         >>> import tempfile
+        >>> from simreg.evaluation import build_suite, strengths_of
+        >>> from simreg.robustness import Classifier
         >>> brightness = lambda x: torch.stack([1 - x.mean(dim=(1, 2, 3)), x.mean(dim=(1, 2, 3))], dim=1)
         >>> images, labels = torch.tensor([0.1, 0.9, 0.8]).view(3, 1, 1, 1).expand(3, 1, 8, 8), torch.tensor([0, 1, 1])
         >>> suite = build_suite("quick", strengths_of("cifar10")).only(["clean", "gaussian"])
         >>> with tempfile.TemporaryDirectory() as out:
-        ...     found = run_suite(Classifier(brightness), images, labels, suite=suite, out=out, progress=False)
+        ...     found = run_suite(Subject(Classifier(brightness), images, labels), suite, out=out, progress=False)
         >>> found["clean"]["result"]["accuracies"]
         [1.0]
     """
-    if subject is None:
-        subject = Subject(classifier, images, labels, seed, surrogate)
     check_evaluation_set(subject.images, subject.labels, 1)
-    if isinstance(suite, str):
-        suite = build_suite(suite, strengths or strengths_of("", subject.images.shape[-1]))
-    store = _Store(Path(out) / "parts", fingerprint(subject))
     batch = _Batch(batch_size or fitting_batch(subject))
+    store = _Store(Path(out) / "parts", fingerprint(subject, batch.size))
     entries: dict[str, Any] = {}
     on_gpu = subject.classifier.device is not None and subject.classifier.device.type == "cuda"
     work = {m.key: _parts(m, len(subject.labels), _GPU_CHUNKS if on_gpu else 1) for m in suite.measurements}
@@ -159,6 +135,7 @@ def _measure(
         "result": result,
         "seconds": sum(part["seconds"] for part in done),
         "passes": measurement.passes * images,
+        "machines": list(dict.fromkeys(part["machine"] for part in done)),
     }
 
 
@@ -171,15 +148,17 @@ def _measure_part(
         return result, time.monotonic() - start
 
     result, seconds = batch.run(attempt, measurement.key)
-    entry = {"result": result.to_dict(), "seconds": seconds}
+    machine = hardware(subject.classifier.device or "cpu")
+    entry = {"result": result.to_dict(), "seconds": seconds, "machine": machine}
     store.write(measurement, part, entry)
     return {**entry, "fresh": True}
 
 
 def _nothing_correct(measurement: Measurement, entries: Mapping[str, Any]) -> str | None:
-    """Accuracy under attack says nothing of a model that gets no clean image right; distances still do."""
+    """Accuracy says nothing of a model that gets no clean image right; distances still do."""
     found = entries.get("clean", {})
-    if found.get("status") != "ok" or found["result"]["accuracies"][0] > 0 or measurement.kind != "sweep":
+    judged = measurement.key != "clean" and measurement.kind in ("sweep", "corruptions")
+    if found.get("status") != "ok" or found["result"]["accuracies"][0] > 0 or not judged:
         return None
     return (
         f"the model gets none of {found['result']['n']} clean images right: check the order of the classes, "
@@ -240,66 +219,15 @@ class _Batch:
                 torch.cuda.empty_cache()
 
 
-def fingerprint(subject: Subject) -> str:
-    """SHA-256 over model, images, labels and everything else of the subject that decides results."""
-    classifier, surrogate = subject.classifier, subject.surrogate
-    parts = (
-        model_fingerprint(classifier, subject.images, subject.labels),
-        None if surrogate is None else (surrogate.name, surrogate.fingerprint),
-        getattr(subject.features, "layers", subject.features is not None),
-        _folder_state(subject.corruptions),
-        subject.seed,
-    )
-    digest = hashlib.sha256(str(parts).encode())
-    for tensor in (subject.images, subject.labels):
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def model_fingerprint(classifier: Classifier, images: Tensor, labels: Tensor) -> str:
-    """SHA-256 over weights, wrapper and behaviour: what the model answers on some images, and how its gradient looks.
-
-    Weights alone do not tell a model from one whose ``forward`` was changed. Answers are rounded to a hundredth of the
-    largest logit, so that the number of threads does not matter.
-    """
-    some, wanted = unit_float(images[:_PROBED]), labels[:_PROBED]
-    with seeded_generators(classifier.device or some.device, 0):  # a random model draws from the global generators
-        with torch.no_grad():
-            logits = classifier(some).double().cpu()
-        try:
-            gradient, _ = input_gradient(classifier, some, wanted)
-            steep: object = [f"{value:.1e}" for value in gradient.double().flatten(1).norm(dim=1).tolist()[:4]]
-        except ValueError:  # no gradient, or not a finite one
-            steep = None
-    largest = float(logits.abs().max())
-    answers = (f"{largest:.1e}", (logits / max(largest, 1e-30)).mul(100).round().int().tolist())
-    wrapper = (type(classifier).__name__, getattr(classifier, "samples", 1), classifier.mean, classifier.std)
-    described = (weights_fingerprint(classifier), wrapper, answers, steep)
-    return hashlib.sha256(str(described).encode()).hexdigest()
-
-
-def _folder_state(folder: str | None) -> list[tuple[str, int, int]] | None:
-    """Names, sizes and times of the files in a folder: another set of arrays is another measurement."""
-    if folder is None:
-        return None
-    stats = [(path.name, path.stat()) for path in sorted(Path(folder).expanduser().glob("*.npy"))]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
-def weights_fingerprint(classifier: Classifier) -> str | None:
-    """SHA-256 over weights, buffers and normalisation; None for a model that is no module."""
-    if not isinstance(classifier.model, torch.nn.Module):
-        return None
-    return Surrogate(classifier, name="").fingerprint
-
-
 @torch.enable_grad()
 def fitting_batch(subject: Subject) -> int:
-    """Images whose forward and backward pass takes half of the GPU's free memory, at most 1024; 128 on a CPU."""
+    """Images whose forward and backward pass takes half of the GPU's free memory, at most 1024.
+
+    128 on a CPU, and for a random model, whose results would else depend on the GPU.
+    """
     device = subject.classifier.device
-    if device is None or device.type != "cuda":
-        return _CPU_BATCH
+    if device is None or device.type != "cuda" or getattr(subject.classifier, "samples", 1) > 1:
+        return _FIXED_BATCH
     trial = unit_float(subject.images[:8]).to(device).requires_grad_()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

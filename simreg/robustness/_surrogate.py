@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from simreg._checks import describe
+from simreg._hashing import sha256_of
 from simreg._warn import warn
 from simreg.robustness.classifier import Classifier, as_classifier
 from simreg.robustness.storage import replace_file
@@ -49,12 +48,7 @@ class Surrogate:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over weights, buffers and normalisation, as 64 hexadecimal digits."""
-        digest = hashlib.sha256(f"{self.classifier.mean} {self.classifier.std}".encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            value = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_fingerprint(self.classifier)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights, with name, info and fingerprint, as a safetensors file; whole or not at all."""
@@ -142,6 +136,11 @@ class Surrogate:
         if self.fingerprint != record.get("fingerprint"):
             return "does not match its fingerprint"
         return None
+
+
+def weights_fingerprint(classifier: Classifier) -> str:
+    """SHA-256 over weights, buffers and normalisation, as 64 hexadecimal digits; raises TypeError without a module."""
+    return sha256_of(_module_of(classifier).state_dict(), f"{classifier.mean} {classifier.std}")
 
 
 def _module_of(classifier: Classifier) -> nn.Module:

@@ -10,8 +10,8 @@ evaluation = pytest.importorskip("simreg.evaluation")
 def test_the_suite_gets_the_strengths_of_the_data_and_the_regularized_layers(make_net, images, monkeypatch, tmp_path):
     seen = {}
 
-    def spy(classifier, images, labels, **options):
-        seen.update(options)
+    def spy(subject, suite, **options):
+        seen.update(subject=subject, suite=suite)
         return {"clean": {}}
 
     monkeypatch.setattr(evaluation, "run_suite", spy)

@@ -2,14 +2,23 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from simreg.evaluation import Measurement, Strengths, Subject, Suite, build_suite, run_suite, strengths_of
+from simreg.evaluation import Measurement, Strengths, Subject, Suite, build_suite, run_suite, runner, strengths_of
 from simreg.evaluation.runner import _Batch
-from simreg.robustness import Classifier, Surrogate, Sweep, layer_features, noise_sweep, pgd_accuracy
+from simreg.robustness import (
+    Classifier,
+    ExpectedClassifier,
+    Surrogate,
+    Sweep,
+    layer_features,
+    noise_sweep,
+    pgd_accuracy,
+)
 
 
 class Killed(BaseException):
@@ -25,7 +34,7 @@ def subject():
             p.copy_(torch.randn(p.shape, generator=g))
     images = torch.rand(23, 3, 4, 4, generator=g)
     classifier = Classifier(model, mean=0.5, std=0.25)
-    return classifier, images, classifier.predict(images)
+    return Subject(classifier, images, classifier.predict(images))
 
 
 def counted(key, calls, *, images=100, chunk=5, fail_at=None, obstacle=None, work=None):
@@ -51,7 +60,7 @@ def counted(key, calls, *, images=100, chunk=5, fail_at=None, obstacle=None, wor
 
 
 def run(subject, suite, out, **options):
-    return run_suite(*subject, suite=suite, out=out, progress=False, **options)
+    return run_suite(subject, suite, out=out, progress=False, **options)
 
 
 def test_parts_cover_each_image_once_and_join(subject, tmp_path):
@@ -87,28 +96,46 @@ def test_finished_run_measures_nothing_again(subject, tmp_path):
 
 @pytest.mark.parametrize("change", ["weights", "images", "labels", "seed", "mean", "surrogate"])
 def test_parts_count_only_for_what_they_were_measured_on(subject, tmp_path, change):
-    classifier, images, labels = subject
     calls = []
     suite = Suite("own", (counted("a", calls),))
     run(subject, suite, tmp_path)
     calls.clear()
-    options = {}
+    other: dict = {"seed": 1}
     if change == "weights":
         with torch.no_grad():
-            classifier.model[1].bias += 1e-3
+            subject.classifier.model[1].bias += 1e-3
+        other = {}
     elif change == "images":
-        images = images.clone()
-        images[7, 0, 0, 0] = 0.5
+        other = {"images": subject.images.clone()}
+        other["images"][7, 0, 0, 0] = 0.5
     elif change == "labels":
-        labels = labels.roll(1)
+        other = {"labels": subject.labels.roll(1)}
     elif change == "mean":
-        classifier = Classifier(classifier.model, mean=0.4, std=0.25)
+        other = {"classifier": Classifier(subject.classifier.model, mean=0.4, std=0.25)}
     elif change == "surrogate":
-        options["surrogate"] = Surrogate(nn.Linear(2, 2), name="other")
-    else:
-        options["seed"] = 1
-    run((classifier, images, labels), suite, tmp_path, **options)
+        other = {"surrogate": Surrogate(nn.Linear(2, 2), name="other")}
+    run(replace(subject, **other), suite, tmp_path)
     assert len(calls) == 5
+
+
+def test_parts_of_a_random_model_count_only_for_their_batch_size(subject, tmp_path):
+    calls = []
+    suite = Suite("own", (counted("a", calls),))
+    random = replace(subject, classifier=ExpectedClassifier(subject.classifier, samples=2))
+    for one, batch_size, measured in ((random, 8, 5), (random, 8, 0), (random, 4, 5), (subject, 8, 5), (subject, 4, 0)):
+        calls.clear()
+        run(one, suite, tmp_path, batch_size=batch_size)
+        assert len(calls) == measured
+
+
+def test_results_name_every_machine_that_measured(subject, tmp_path, monkeypatch):
+    calls = []
+    suite = Suite("own", (counted("a", calls, fail_at=10),))
+    monkeypatch.setattr(runner, "hardware", lambda _: "first machine")
+    with pytest.raises(Killed):
+        run(subject, suite, tmp_path)
+    monkeypatch.setattr(runner, "hardware", lambda _: "second machine")
+    assert run(subject, suite, tmp_path)["a"]["machines"] == ["first machine", "second machine"]
 
 
 def test_other_budget_is_measured_again(subject, tmp_path):
@@ -144,12 +171,11 @@ def test_impossible_measurements_are_named_and_the_rest_goes_on(subject, tmp_pat
 
 
 def test_model_that_gets_nothing_right_is_not_attacked(subject, tmp_path):
-    classifier, images, labels = subject
-    suite = build_suite("quick", strengths_of("cifar10")).only(["clean", "gaussian", "pgd_linf"])
-    found = run((classifier, images, (labels + 1) % 3), suite, tmp_path)
+    suite = build_suite("quick", strengths_of("cifar10")).only(["clean", "gaussian", "pgd_linf", "corruptions"])
+    found = run(replace(subject, labels=(subject.labels + 1) % 3), suite, tmp_path)
     assert found["clean"]["result"]["accuracies"] == [0.0]
     assert "none of 23 clean images" in found["gaussian"]["reason"]
-    assert found["pgd_linf"]["status"] == "not run"
+    assert found["pgd_linf"]["status"] == found["corruptions"]["status"] == "not run"
 
 
 def test_a_failing_attack_is_a_named_row(subject, tmp_path):
@@ -165,7 +191,7 @@ def test_a_failing_attack_is_a_named_row(subject, tmp_path):
 
 @pytest.mark.parametrize("change", ["layers", "forward", "gradient", "arrays"])
 def test_parts_know_more_than_weights(subject, tmp_path, change):
-    classifier, images, labels = subject
+    classifier, images, labels = subject.classifier, subject.images, subject.labels
 
     class Net(nn.Module):
         def __init__(self, scale=1.0, masked=False):
@@ -184,8 +210,7 @@ def test_parts_know_more_than_weights(subject, tmp_path, change):
     def measure(net, layers=None):
         features = None if layers is None else layer_features(classifier, layers)
         one = Subject(Classifier(net), binary, labels, features=features, corruptions=str(tmp_path / "arrays"))
-        options = {"suite": suite, "out": tmp_path / "out", "progress": False, "subject": one}
-        run_suite(classifier, binary, labels, **options)
+        run(one, suite, tmp_path / "out")
 
     measure(Net())
     calls.clear()
@@ -235,7 +260,7 @@ def test_one_image_that_does_not_fit_is_an_error():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 128])
 def test_suite_gives_what_one_call_gives(subject, tmp_path, batch_size):
-    classifier, images, labels = subject
+    classifier, images, labels = subject.classifier, subject.images, subject.labels
     s = Strengths({"gaussian": 0.1, "uniform": 0.1, "salt_and_pepper": 0.1}, 0.02, (0.01, 0.02), (0.1,))
     suite = build_suite("quick", s).only(["gaussian", "pgd_linf"])
     small = Suite("own", tuple(Measurement(**{**vars(m), "chunk": 4}) for m in suite.measurements))
@@ -258,8 +283,8 @@ def test_suites_are_plain_data_with_distinct_keys(name, dataset):
     assert all(m.passes > 0 and m.images > 0 and m.chunk > 0 for m in suite.measurements)
 
 
-def test_unknown_names_are_refused(subject, tmp_path):
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="Did you mean 'quick'"):
-        run(subject, "quik", tmp_path)
+        build_suite("quik", strengths_of("cifar10"))
     with pytest.raises(ValueError, match="gaussian"):
         build_suite("quick", strengths_of("cifar10")).only(["gausian"])
