@@ -13,9 +13,14 @@ _MASKED_SHARE = 0.1  # share of images without any gradient from which on the us
 
 
 def input_gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of each image's cross-entropy with respect to the image, and the logits.
+    r"""A gradient along each image's cross-entropy, and the logits.
 
-    Parameters collect no ``.grad``, and it works under ``torch.no_grad`` and ``torch.inference_mode``.
+    .. math:: g = \frac{\nabla_x \mathrm{CE}(f(x), y)}{1 - p_y}
+                = \nabla_x \Big(\ln \sum_{k \ne y} e^{f_k(x)} - f_y(x)\Big)
+
+    It has the direction of the gradient of the cross-entropy, which is all that attacks take from it, and does not
+    vanish where a confident model rounds p_y to 1. Parameters collect no ``.grad``, and it works under
+    ``torch.no_grad`` and ``torch.inference_mode``.
 
     Args:
         classifier: Differentiable model on images in [0, 1].
@@ -36,29 +41,35 @@ def input_gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> tu
                 "the model's logits carry no gradient with respect to the images, which a gradient attack needs. "
                 "Remove torch.no_grad(), detach() or NumPy from the model, or use boundary_attack."
             )
-        # the sum keeps each image's gradient independent of the batch
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # the copy of the labels may be saved for backward, an inference tensor may not
-        loss = F.cross_entropy(wide, check_labels_fit(labels, logits).clone(), reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, pixels)
+        odds = log_odds_of_error(wide, check_labels_fit(labels, logits).clone())
+        (gradient,) = torch.autograd.grad(odds.sum(), pixels)  # the sum keeps each image independent of the batch
     if not bool(gradient.isfinite().all()):
         raise ValueError("the model's gradient with respect to the images is not finite: check its weights.")
     return gradient, logits.detach()
 
 
+def log_odds_of_error(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Log-odds of any wrong class, :math:`\ln((1 - p_y) / p_y)`: shape (n, K) and (n,) -> (n,)."""
+    right = logits.gather(1, labels[:, None])[:, 0]
+    return logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - right
+
+
 class GradientHealth:
-    """Watches for what makes gradient attacks look weak: probabilities instead of logits, and zero gradients."""
+    """Watches for what makes gradient attacks look weak: probabilities, zero gradients, saturated cross-entropy."""
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self.images = self.without_gradient = 0
+        self.images = self.without_gradient = self.saturated = 0
         self.probabilities = True
 
-    def add(self, gradient: Tensor, logits: Tensor) -> None:
+    def add(self, gradient: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Look at one batch."""
         self.images += len(logits)
         self.without_gradient += int((gradient.flatten(1).abs().amax(dim=1) == 0).sum())
         rows = logits.float()
+        self.saturated += int((F.cross_entropy(rows, labels.to(rows.device, torch.int64), reduction="none") == 0).sum())
         sums_to_one = ((rows.sum(dim=1) - 1).abs() < 1e-3).all()
         self.probabilities = self.probabilities and bool(sums_to_one) and bool((rows >= 0).all())
 
@@ -66,6 +77,14 @@ class GradientHealth:
     def zero_share(self) -> float:
         """Share of images whose gradient was zero in every pixel."""
         return self.without_gradient / max(self.images, 1)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """For settings: images without gradient, and with p_y rounded to 1, where cross-entropy's would mislead."""
+        return {
+            "zero_gradient_share": self.zero_share,
+            "saturated_share": self.saturated / max(self.images, 1),
+        }
 
     def report(self) -> None:
         """Warn about what was seen."""

@@ -75,6 +75,23 @@ def readings(measurements: Measurements, keys: Iterable[str]) -> list[Reading]:
     return found
 
 
+def clean_reading(measurements: Measurements, key: str) -> Reading | None:
+    """Accuracy without attack on the very images of this sweep, where it was recorded."""
+    sweep = sweep_of(measurements, key)
+    if sweep is None:
+        return None
+    stages, marks = sweep.settings.get("stage_accuracies", {}), sweep.settings.get("query_marks", [])
+    if sweep.clean is not None:
+        share = sweep.clean
+    elif "clean" in stages:
+        share = stages["clean"][0]
+    elif marks and marks[0] == 0:
+        share = sweep.settings["accuracy_by_queries"][0][0]
+    else:
+        return None
+    return None if math.isnan(share) else Reading(key, 0.0, float(share), sweep.n)
+
+
 def before_square(measurements: Measurements, key: str) -> list[Reading]:
     """What AutoAttack's attacks with gradients left over, where the stages were recorded."""
     sweep = sweep_of(measurements, key)

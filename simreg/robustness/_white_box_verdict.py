@@ -87,6 +87,9 @@ def _at_budget(
     # the most telling: a few images that all fell say less than many of which most did
     least = min(within, key=lambda r: (r.interval[1], r not in here, -r.epsilon))
     quoted = next((r for r in here if r.interval[1] <= NO_ROBUSTNESS), least)
+    decided = quoted.interval[1] <= NO_ROBUSTNESS
+    if not decided and here and here[0].accuracy <= quoted.accuracy:  # weaker attacks support no claim
+        quoted = here[0]
     survive = _survive(quoted, epsilon)
     evidence = [r.evidence() for r in sorted({*here, quoted}, key=lambda r: (r.accuracy, r.key))]
     if quoted.interval[1] <= NO_ROBUSTNESS:

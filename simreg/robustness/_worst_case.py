@@ -63,7 +63,7 @@ class Survivors:
         self.classes, self.device = 0, self.clean.device
         for part in batches(len(images), batch_size):
             gradient, logits = input_gradient(classifier, self.clean[part], labels[part])
-            self.health.add(gradient, logits)
+            self.health.add(gradient, logits, labels[part])
             right.append((logits.argmax(dim=1) == labels[part].to(logits.device)).cpu())
             self.classes, self.device = logits.shape[1], classifier.device or logits.device
         self.resisting = torch.cat(right)  # (N,), on the CPU
@@ -146,7 +146,7 @@ def worst_case_sweep(
         seed,
         {
             **settings,
-            "zero_gradient_share": survivors.health.zero_share,
+            **survivors.health.shares,
             "stage_accuracies": {"clean": [clean] * len(epsilons), **after},
             "gradient_shares": [by_gradients[e] for e in epsilons],
             "first_index": survivors.first_index,

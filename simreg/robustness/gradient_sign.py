@@ -41,6 +41,9 @@ def fgsm(
               d = \mathrm{sign}\, g \text{ ("linf") or } g / \|g\|_2 \text{ ("l2")}, \qquad
               g = \nabla_x \mathrm{CE}(f(x), y)
 
+    The gradient is that of the log-odds of a wrong class, which has the direction of g and is not rounded away
+    where a confident model has a cross-entropy of 0.
+
     Args:
         model: ``Classifier``, module or differentiable callable: images in [0, 1] to logits (N, K).
         images: Shape (N, C, H, W), uint8 or floating point in [0, 1].
@@ -153,7 +156,7 @@ def sweep_steps(
     for part in show_progress(parts, description=description or "", enabled=description is not None):
         clean = unit_float(images[part])
         gradient, logits = input_gradient(source, clean, labels[part])
-        health.add(gradient, logits)
+        health.add(gradient, logits, labels[part])
         source_correct += int((logits.argmax(dim=1) == labels[part].to(logits.device)).sum())
         direction = ascent_direction(gradient, norm).to(clean.device)
         for i, epsilon in enumerate(epsilons):
@@ -161,4 +164,4 @@ def sweep_steps(
             tally.add(i, count_correct(target, attacked, labels[part]), perturbation_norm(attacked - clean, norm))
     tally.check_budgets()
     health.report()
-    return tally, {"zero_gradient_share": health.zero_share, "source_accuracy": source_correct / len(images)}
+    return tally, {**health.shares, "source_accuracy": source_correct / len(images)}

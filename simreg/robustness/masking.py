@@ -35,6 +35,9 @@ from simreg.robustness.classifier import (
     unit_float,
 )
 
+DECISIVE = (("zero_gradients",), ("large_budget",), ("black_box", "square_after_gradients"))
+"""Checks without which the panel's silence means nothing: one of each group."""
+
 
 def masking_panel(
     measurements: Measurements,
@@ -63,7 +66,9 @@ def masking_panel(
             attacked; None: not looked at.
 
     Returns:
-        {"suspicious": bool, "checks": [{"name", "question", "value", "passed", "detail"}]}; suspicious if any failed.
+        {"suspicious": bool, "established": bool, "checks": [{"name", "question", "value", "passed", "detail"}]}:
+        suspicious if any failed; established if none failed and those of ``DECISIVE`` were made: gradients that are
+        zero, large budgets, and an attack without gradients, alone or after AutoAttack's gradient attacks.
 
     Source: the checks of Athalye, Carlini, Wagner, 2018, section 3.1 (https://arxiv.org/abs/1802.00420) and Carlini et
     al., 2019 (https://arxiv.org/abs/1902.06705).
@@ -88,7 +93,12 @@ def masking_panel(
         deterministic_check(random, samples),
         logits_check(probabilities),
     ]
-    return {"suspicious": any(c.passed is False for c in checks), "checks": [asdict(c) for c in checks]}
+    suspicious, made = any(c.passed is False for c in checks), {c.name for c in checks if c.passed is not None}
+    return {
+        "suspicious": suspicious,
+        "established": not suspicious and all(made & set(names) for names in DECISIVE),
+        "checks": [asdict(c) for c in checks],
+    }
 
 
 def loss_along_gradient(

@@ -50,7 +50,9 @@ def pgd(
     .. math:: x_{t+1} = \Pi_{B(x, \epsilon) \cap [0, 1]}(x_t + s\, g_t), \qquad
               g_t = \mathrm{sign} \nabla \text{ ("linf") or } \nabla / \|\nabla\|_2 \text{ ("l2")}
 
-    An image is done as soon as one iterate of one restart is misclassified; that iterate is returned.
+    The gradient is that of the log-odds of a wrong class: it has the direction of the cross-entropy's, and is not
+    rounded away where a confident model has a cross-entropy of 0. An image is done as soon as one iterate of one
+    restart is misclassified; that iterate is returned.
 
     Args:
         model: ``Classifier``, module or differentiable callable: images in [0, 1] to logits (N, K).
@@ -194,7 +196,7 @@ class PGD:
     def settings(self) -> dict[str, Any]:
         """The options as data."""
         names = ("steps", "step_size", "norm", "restarts", "random_start")
-        return {**{name: getattr(self, name) for name in names}, "zero_gradient_share": self.health.zero_share}
+        return {**{name: getattr(self, name) for name in names}, **self.health.shares}
 
     def tally(
         self,
@@ -232,7 +234,7 @@ class PGD:
             for step in range(steps + 1):
                 gradient, logits = input_gradient(self.classifier, iterate, kept.labels[rows])
                 if step == 0 and restart == 0:
-                    self.health.add(gradient, logits)
+                    self.health.add(gradient, logits, kept.labels[rows])
                 kept.see(rows, iterate, logits)
                 left = kept.undecided(rows)
                 if step == steps or len(left) == 0:

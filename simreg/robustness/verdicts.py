@@ -11,6 +11,7 @@ from simreg.robustness._norms import Norm
 from simreg.robustness._readings import (
     Measurements,
     Reading,
+    clean_reading,
     epsilon_text,
     listed,
     not_measured,
@@ -44,7 +45,8 @@ def verdicts(
     from AutoAttack with its standard budgets or an adaptive attack on features with 50 steps or more, and only if the
     masking panel looked at gradients and no check failed.
     In all other cases the number is called an upper bound. The number is the most telling that any attack within the
-    budget left, smaller budgets included: the one whose interval ends lowest.
+    budget left, smaller budgets included: the one whose interval ends lowest, unless such a strong attack left fewer.
+    Other threats are compared with the accuracy without attack on the same images where the measurement has it.
 
     ============================================  =========================================
     "No white-box robustness"                     upper end of the interval <= 5 %
@@ -90,13 +92,9 @@ def verdicts(
 
 
 def _clean_reading(measurements: Measurements) -> Reading | None:
-    """Accuracy without attack: of the clean measurement, else of the sweep with most images that has epsilon 0."""
-    found = []
-    for key in measurements:
-        entry = measurements[key]
-        sweep = sweep_of(measurements, key) if entry.get("type") == "sweep" else None
-        if sweep is not None and sweep.clean is not None and not math.isnan(sweep.clean):
-            found.append(Reading(key, 0.0, sweep.clean, sweep.n))
+    """Accuracy without attack: of the clean measurement, else of the sweep with most images that recorded it."""
+    sweeps = [key for key, entry in measurements.items() if entry.get("type") == "sweep"]
+    found = [reading for key in sweeps if (reading := clean_reading(measurements, key)) is not None]
     return max(found, key=lambda r: (r.key == "clean", r.n), default=None)
 
 
@@ -113,7 +111,8 @@ def _noise(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
     if not last:
         return not_measured("noise", "Noise", measurements, list(keys))
     parts = [f"{share_text(r.accuracy)} under {keys[r.key]} noise of strength {epsilon_text(r.epsilon)}" for r in last]
-    return verdict("noise", _fall("Under random noise accuracy", last, clean, parts), [r.evidence() for r in last])
+    text = _fall("Under random noise accuracy", last, _without(measurements, last, clean), parts)
+    return verdict("noise", text, [r.evidence() for r in last])
 
 
 def _transfer(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def _transfer(measurements: Measurements, clean: Reading | None) -> dict[str, An
     if not last:
         return not_measured("transfer", "Transferred attacks", measurements, keys)
     parts = [f"{share_text(r.accuracy)} under {r.attack} at {epsilon_text(r.epsilon)}" for r in last]
-    text = _fall("Under attacks made on another model accuracy", last, clean, parts)
+    text = _fall("Under attacks made on another model accuracy", last, _without(measurements, last, clean), parts)
     text = f"{text[:-1]}; one who has the model does better than that."
     return verdict("transfer", text, [r.evidence() for r in last])
 
@@ -139,7 +138,7 @@ def _score(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
         spent = f" with {queries} queries" if queries else ""
         norm: Norm = "linf" if r.key.endswith("linf") else "l2"
         parts.append(f"{share_text(r.accuracy)} under Square at {epsilon_text(r.epsilon)} ({NORM_TEXT[norm]}){spent}")
-    text = _fall("Under attacks that see scores alone accuracy", last, clean, parts)
+    text = _fall("Under attacks that see scores alone accuracy", last, _without(measurements, last, clean), parts)
     return verdict("score", text, [r.evidence() for r in last])
 
 
@@ -185,7 +184,7 @@ def _corruption(measurements: Measurements, clean: Reading | None) -> dict[str, 
     reference = Reading("corruptions", 0.0, float(before), n) if before is not None else clean
     reading = Reading("corruptions", 0.0, mean, n)
     parts = [f"{share_text(mean)} on average over {len(by_name)} kinds"]
-    text = _fall("Under common corruptions accuracy", [reading], reference, parts)
+    text = _fall("Under common corruptions accuracy", [reading], [reference], parts)
     source = "the published images" if result.get("is_published") else "corruptions made here, not the published images"
     text = f"{text[:-1]}, lowest for {worst.replace('_', ' ')} ({share_text(by_name[worst])}); {source}."
     return verdict("corruption", text, [reading.evidence()])
@@ -197,15 +196,22 @@ def _largest(measurements: Measurements, keys: Sequence[str]) -> list[Reading]:
     return [max(sweep, key=lambda r: r.epsilon) for sweep in found if sweep]
 
 
-def _fall(subject: str, found: Sequence[Reading], clean: Reading | None, parts: Sequence[str]) -> str:
-    """How accuracy fares in the worst of these cases, compared with that without attack."""
-    if clean is None or clean.accuracy == 0:
+def _without(measurements: Measurements, found: Sequence[Reading], clean: Reading | None) -> list[Reading | None]:
+    """For each reading the accuracy without attack: on the same images where that is known."""
+    return [clean_reading(measurements, r.key) or clean for r in found]
+
+
+def _fall(subject: str, found: Sequence[Reading], clean: Sequence[Reading | None], parts: Sequence[str]) -> str:
+    """How accuracy fares in the worst of these cases, each compared with that without attack."""
+    pairs = [(r, c) for r, c in zip(found, clean, strict=True) if c is not None and c.accuracy > 0]
+    if len(pairs) < len(found):
         return f"{subject} is {listed(parts)}."
-    kept = [ratio_interval(r.accuracy, r.n, clean.accuracy, clean.n) for r in found]
-    numbers = f"{listed(parts)}, of {share_text(clean.accuracy)} without"
+    kept = [ratio_interval(r.accuracy, r.n, c.accuracy, c.n) for r, c in pairs]
+    before = sorted({share_text(c.accuracy) for _, c in pairs}, key=lambda text: float(text.split()[0]))
+    numbers = f"{listed(parts)}, of {' to '.join([before[0], *before[1:][-1:]])} without"
     lower, upper = min(low for low, _ in kept), min(high for _, high in kept)
     if lower < HOLDS and upper >= 1:
-        images = listed([str(n) for n in sorted({*(r.n for r in found), clean.n})])
+        images = listed([str(n) for n in sorted({reading.n for pair in pairs for reading in pair})])
         return f"{subject} is {numbers}: too few images to say whether it falls (n = {images})."
     verb = "holds" if lower >= HOLDS else "breaks down" if upper < BREAKS_DOWN else "falls"
     return f"{subject} {verb}: {numbers}."

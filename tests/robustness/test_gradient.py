@@ -59,6 +59,24 @@ def test_l2_fgsm_reaches_the_exact_robust_accuracy_of_a_linear_model(epsilon):
     assert sweep.settings["max_perturbation"] == [pytest.approx(epsilon, abs=1e-6)]
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_confidence_does_not_hide_the_way(norm):
+    model, images, labels, margin, w = linear_problem()
+
+    def confident(x):  # cross-entropy is rounded to 0, and its gradient with it
+        return 1e5 * model(x)
+
+    epsilon = 0.05 if norm == "linf" else 0.1
+    exact = (margin > epsilon * (w.abs().sum() if norm == "linf" else w.norm())).float().mean().item()
+    one = fgsm_sweep(confident, images, labels, [epsilon], norm=norm)
+    assert one.at(epsilon) == pytest.approx(exact)
+    assert one.settings["zero_gradient_share"] == 0
+    assert one.settings["saturated_share"] > 0.5
+    many = pgd_accuracy(confident, images, labels, epsilon, norm=norm, steps=20)
+    assert many.at(epsilon) == pytest.approx(exact, abs=0.011)
+    assert fgsm_sweep(model, images, labels, [epsilon]).settings["saturated_share"] == 0
+
+
 def test_l2_transfer_follows_the_surrogate_and_not_the_model():
     model, images, labels, margin, w = linear_problem()
     other, *_ = linear_problem(seed=1)

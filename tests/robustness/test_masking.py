@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -139,10 +140,17 @@ def test_rounding_the_input_is_flagged(plain):
     assert by_name["large_budget"]["value"] > 0.2
 
 
-def test_saturated_cross_entropy_is_flagged(plain):
-    with pytest.warns(UserWarning, match="exactly zero"):
-        panel = masking_panel(measure(lambda x: 3000 * plain(x)))
-    assert {"zero_gradients", "under_run", "large_budget"} <= failed(panel)
+def test_saturated_cross_entropy_masks_nothing_and_is_named(plain):
+    entries = measure(plain)
+    loud = measure(lambda x: 3000 * plain(x))
+    panel = masking_panel(loud)
+    assert not panel["suspicious"]
+    (check,) = (c for c in panel["checks"] if c["name"] == "zero_gradients")
+    assert "cross-entropy is rounded to 0 on" in check["detail"]
+    assert all("cross-entropy" not in c["detail"] for c in masking_panel(entries)["checks"])
+    for key in ("fgsm_linf", "pgd_linf"):
+        before, after = (np.array(e[key]["result"]["accuracies"]) for e in (entries, loud))
+        assert np.abs(before - after).max() < 0.1
 
 
 def test_a_gradient_that_leads_astray_is_flagged_without_a_single_zero(plain):
@@ -365,3 +373,15 @@ def test_loss_along_gradient_shows_a_masked_gradient(plain):
     flat = loss_along_gradient(lambda x: plain((x * 12).round() / 12 + 0 * x), images, labels, [0.0, 0.05, 0.1])
     assert len(set(flat["mean_loss"])) == 1
     assert Classifier(plain).predict(images).shape == (40,)
+
+
+def test_silence_counts_only_if_the_decisive_checks_were_made():
+    pgd = {"pgd_linf": sweep_entry("pgd", [0.0, 0.03], [0.9, 0.0], zero_gradient_share=0.0)}
+    large = {"pgd_linf_large": sweep_entry("pgd", [0.5], [0.0], zero_gradient_share=0.0)}
+    blind = {"square_linf": sweep_entry("square", [0.03], [0.1])}
+    for entries in ({}, pgd, {**pgd, **large}, {**pgd, **blind}):
+        panel = masking_panel(entries)
+        assert (panel["suspicious"], panel["established"]) == (False, False)
+    assert masking_panel({**pgd, **large, **blind})["established"]
+    found = masking_panel({**pgd, **large, "square_linf": sweep_entry("square", [0.03], [0.0])}, random=True, samples=1)
+    assert (found["suspicious"], found["established"]) == (True, False)

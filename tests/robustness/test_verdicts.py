@@ -141,6 +141,18 @@ def test_the_most_telling_attack_is_quoted():
     assert "2/255" in found
 
 
+def test_a_weak_attack_on_many_images_can_refute_but_not_speak_for_a_claim():
+    entries = {
+        **clean(0.6, 1000),
+        "autoattack_linf": sweep("autoattack", [E8], [0.40], n=200),
+        "pgd_linf": sweep("pgd", [E8], [0.41], n=2000),  # its interval ends lower
+    }
+    assert "40.0 % of images survive AutoAttack" in linf(entries)[0]
+    entries["autoattack_linf"] = sweep("autoattack", [E8], [0.0], n=5)
+    entries["pgd_linf"] = sweep("pgd", [E8], [0.02], n=1000)
+    assert linf(entries)[0].startswith("No white-box robustness at 8/255 (L-inf): 2.0 % of images survive PGD")
+
+
 def test_a_larger_budget_says_nothing_about_a_smaller_one():
     entries = {**clean(), "pgd_linf_large": sweep("pgd", [0.25, 0.5], [0.0, 0.0])}
     assert all("8/255" not in s for s in linf(entries))
@@ -204,6 +216,33 @@ def test_noise_is_graded_by_what_is_kept():
     assert sentences(unknown, "noise") == [
         "Under random noise accuracy is 50.0 % under Gaussian noise of strength 0.1."
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "threat", "result"),
+    [
+        ("gaussian", "noise", sweep("gaussian", [0.0, 0.1], [0.6, 0.58], 500)),
+        ("transferred_fgsm", "transfer", sweep("transferred_fgsm", [0.0, 0.02], [0.6, 0.58], 500)),
+        (
+            "square_linf",
+            "score",
+            sweep("square", [E8], [0.58], 500, query_marks=[0, 100], accuracy_by_queries=[[0.6, 0.58]]),
+        ),
+    ],
+)
+def test_accuracy_is_compared_with_that_on_the_same_images(key, threat, result):
+    (found,) = sentences({**clean(0.9), key: result}, threat)  # against 90 % of all images it would fall
+    assert "of 60.0 % without" in found
+    assert "falls:" not in found
+
+
+def test_kinds_with_other_clean_accuracies_show_the_range():
+    entries = {
+        "gaussian": sweep("gaussian", [0.0, 0.1], [0.9, 0.3]),
+        "uniform": sweep("uniform", [0.0, 0.1], [0.88, 0.3]),
+        "salt_and_pepper": sweep("salt_and_pepper", [0.0, 0.1], [0.7, 0.3]),
+    }
+    assert "of 70.0 % to 90.0 % without" in sentences(entries, "noise")[0]
 
 
 def test_transfer_score_and_corruption_sentences():
