@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import load_checkpoint
 from evaluation import Evaluation, choose_budget, evaluate
 from nets import Job, train_all
 from report import caption, findings, table_rows, trade_off_lines, trade_offs, write_plots
 from settings import Settings, build_parser, resolve
 from training import Split
 
+from simreg.comparison.checkpoints import load_checkpoint
 from simreg.data import ImageData, load_dataset
 from simreg.robustness import read_results, table, write_results
 

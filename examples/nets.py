@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import load_checkpoint, save_checkpoint
 from evaluation import choose_budget
 from settings import Settings
 from torch import Tensor, nn
 from training import Recipe, Regularization, Split, crop_and_flip, derive_seed, normalise, train
 
 import simreg
+from simreg.comparison.checkpoints import load_checkpoint, save_checkpoint
 from simreg.data import DATASETS, ImageData, load_dataset, load_images
 from simreg.model_files import model_metadata
 from simreg.nets import ResNet18

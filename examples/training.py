@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from checkpoints import load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import simreg
 from simreg._progress import progress
+from simreg.comparison.checkpoints import load_checkpoint, save_checkpoint
 
 Mode = Literal["same-batch", "separate", "joint"]
 Schedule = Literal["one-cycle", "steps"]

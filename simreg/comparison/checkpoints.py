@@ -7,6 +7,7 @@ rest, with the places of the tensors, becomes JSON in the header, beside a check
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from simreg._hashing import sha256_of
 from simreg.robustness.storage import replace_file
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state``; until the new file is complete the old one stays in its place.
+def save_checkpoint(path: Path, state: dict[str, Any], notes: Mapping[str, str] | None = None) -> None:
+    """Write ``state``, with ``notes`` in the header; until the new file is complete the old one stays in its place.
 
     Raises:
         ImportError: If safetensors is missing.
     """
     tensors: dict[str, Tensor] = {}
     layout = _take_tensors(state, "", tensors)
-    header = {"layout": json.dumps(layout), "sha256": sha256_of(tensors)}
+    header = {**(notes or {}), "layout": json.dumps(layout), "sha256": sha256_of(tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, _safetensors().torch.save(tensors, header))
 
@@ -50,8 +51,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"checkpoint {path} is damaged ({type(error).__name__}: {error}). Delete this file and give the same "
-            "command again: what it held is redone, everything else is kept."
+            f"checkpoint {path} is damaged ({type(error).__name__}: {error}). Delete this file and let the run "
+            "go on: what it held is redone, everything else is kept."
         ) from error
 
 

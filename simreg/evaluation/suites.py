@@ -236,8 +236,7 @@ def noise(kind: Any, images: int, epsilons: tuple[float, ...]) -> Measurement:
     """One kind of random noise."""
 
     def run(subject: Subject, part: slice, batch: int) -> Sweep:
-        x, y = subject.images[part], subject.labels[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, y, options = _of_part(subject, part, batch)
         return noise_sweep(subject.classifier, x, y, kind, epsilons, **options)
 
     return Measurement(kind, "sweep", "noise", images, len(epsilons), {"epsilons": epsilons}, run)
@@ -266,8 +265,7 @@ def pgd(
     """Many white-box gradient steps."""
 
     def run(subject: Subject, part: slice, batch: int) -> Sweep:
-        x, y = subject.images[part], subject.labels[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, y, options = _of_part(subject, part, batch)
         return pgd_accuracy(subject.classifier, x, y, epsilons, norm=norm, steps=steps, restarts=restarts, **options)
 
     passes = len(epsilons) * (3 * (steps + 1) * restarts + 1)
@@ -298,8 +296,7 @@ def transferred_pgd(images: int, epsilons: tuple[float, ...], *, steps: int) -> 
     """Many gradient steps on the surrogate."""
 
     def run(subject: Subject, part: slice, batch: int) -> Sweep:
-        x, y = subject.images[part], subject.labels[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, y, options = _of_part(subject, part, batch)
         return transfer_pgd_sweep(subject.classifier, _surrogate(subject), x, y, epsilons, steps=steps, **options)
 
     settings = {"epsilons": epsilons, "norm": "linf", "steps": steps}
@@ -311,8 +308,7 @@ def adaptive(images: int, epsilons: tuple[float, ...], *, steps: int) -> Measure
     """White-box attacks on logits and on the features that the regularizer shapes."""
 
     def run(subject: Subject, part: slice, batch: int) -> Sweep:
-        x, y = subject.images[part], subject.labels[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, y, options = _of_part(subject, part, batch)
         return adaptive_accuracy(
             subject.classifier, x, y, epsilons, features=subject.features, steps=steps, norm="linf", **options
         )
@@ -326,8 +322,7 @@ def auto_attack(norm: Any, images: int, epsilons: tuple[float, ...]) -> Measurem
     """AutoAttack with its standard budgets."""
 
     def run(subject: Subject, part: slice, batch: int) -> Sweep:
-        x, y = subject.images[part], subject.labels[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, y, options = _of_part(subject, part, batch)
         return auto_attack_accuracy(subject.classifier, x, y, epsilons, norm=norm, **options)
 
     settings = {"epsilons": epsilons, "norm": norm}
@@ -339,8 +334,7 @@ def square(norm: Any, images: int, epsilons: tuple[float, ...], *, max_queries: 
     """Random search with scores alone."""
 
     def run(subject: Subject, part: slice, batch: int) -> Sweep:
-        x, y = subject.images[part], subject.labels[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, y, options = _of_part(subject, part, batch)
         return square_sweep(subject.classifier, x, y, epsilons, norm=norm, max_queries=max_queries, **options)
 
     settings = {"epsilons": epsilons, "norm": norm, "max_queries": max_queries}
@@ -352,8 +346,7 @@ def boundary(images: int, *, steps: int, repeats: int = 1, key: str = "boundary"
     """Random walk along the decision boundary, with decisions alone."""
 
     def run(subject: Subject, part: slice, batch: int) -> BoundaryResult:
-        x = subject.images[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, _, options = _of_part(subject, part, batch)
         return boundary_attack(
             subject.classifier, x, start_images=subject.images[:1000], steps=steps, repeats=repeats, **options
         )
@@ -366,8 +359,7 @@ def hop_skip(norm: Any, images: int, *, max_queries: int) -> Measurement:
     """Gradients estimated from decisions alone."""
 
     def run(subject: Subject, part: slice, batch: int) -> BoundaryResult:
-        x = subject.images[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, _, options = _of_part(subject, part, batch)
         return hop_skip_jump(
             subject.classifier, x, start_images=subject.images[:1000], norm=norm, max_queries=max_queries, **options
         )
@@ -395,11 +387,16 @@ def spectrum(images: int, *, steps: int) -> Measurement:
     """Spectra of the smallest perturbations that a long Boundary Attack finds."""
 
     def run(subject: Subject, part: slice, batch: int) -> SpectrumResult:
-        x = subject.images[part]
-        options: dict[str, Any] = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+        x, _, options = _of_part(subject, part, batch)
         return minimal_perturbation_spectrum(subject.classifier, x, steps=steps, **options)
 
     return Measurement("spectrum", "spectrum", "decision", images, 1.1 * steps, {"steps": steps}, run, chunk=100)
+
+
+def _of_part(subject: Subject, part: slice, batch: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Images, labels and options of an attack with random draws."""
+    options = {"batch_size": batch, "seed": subject.seed, "first_index": part.start}
+    return subject.images[part], subject.labels[part], options
 
 
 def _surrogate(subject: Subject) -> Surrogate:

@@ -119,8 +119,9 @@ def auto_attack_accuracy(
 ) -> Sweep:
     """Accuracy under AutoAttack at one or several budgets; the options are those of ``auto_attack``.
 
-    Budgets are taken in rising order, and an image taken at one is not attacked again at the larger ones, where what
-    took it is allowed as well.
+    Budgets are taken in rising order, and an image taken at one counts as taken at the larger ones, where what took it
+    is allowed as well. Gradient attacks try again what Square alone took: ``settings["gradient_shares"]`` is what they
+    leave without it.
 
     Args:
         model: ``Classifier``, module or differentiable callable: images in [0, 1] to logits (N, K).
