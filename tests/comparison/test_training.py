@@ -171,7 +171,7 @@ def test_checkpoints_hold_nested_state_and_notice_damage(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"is damaged .*Delete this file and give the same command again"):
+    with pytest.raises(ValueError, match=r"is damaged .*Delete this file and let the run go on"):
         load_checkpoint(path)
 
 
