@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from simreg.evaluation.data import EvaluationData
 from simreg.evaluation.hardware import hardware
 from simreg.evaluation.identity import fingerprint, model_fingerprint
+from simreg.evaluation.memory import fitting_batch
 from simreg.evaluation.models import LoadedModel
 from simreg.evaluation.preflight import Findings, check_model
-from simreg.evaluation.runner import fitting_batch, run_suite
+from simreg.evaluation.runner import run_suite
 from simreg.evaluation.suites import Measurement, Subject, Suite, SuiteName, build_suite, strengths_of
 from simreg.robustness import (
     Classifier,

@@ -17,18 +17,16 @@ from simreg._progress import progress as show_progress
 from simreg._warn import warn
 from simreg.evaluation.hardware import hardware
 from simreg.evaluation.identity import fingerprint
+from simreg.evaluation.memory import fitting_batch
 from simreg.evaluation.suites import RESULTS, Measurement, Result, Subject, Suite
 from simreg.robustness import read_results, write_results
-from simreg.robustness.classifier import batches, check_evaluation_set, unit_float
+from simreg.robustness.classifier import batches, check_evaluation_set
 from simreg.robustness.storage import versions
 
 T = TypeVar("T")
 
 _TICK = 100  # forward passes between two movements of the progress bar
-_FIXED_BATCH = 128
-_LARGEST_BATCH = 1024
 _GPU_CHUNKS = 10  # chunks between two stops on a GPU, which small ones leave idle
-_FREE_SHARE = 0.5  # of the GPU's free memory that a batch may take
 
 
 def run_suite(
@@ -56,7 +54,8 @@ def run_suite(
         out: Folder for the parts.
         model_name: Name shown with the progress.
         batch_size: Images per call of the model, at first: half of it is tried after each lack of memory. None
-            measures what the GPU holds, and takes 128 on a CPU and for a model that is random at inference.
+            takes what fits into half of the free memory: at most 1024 on a GPU, 128 elsewhere and for a model that is
+            random at inference.
         progress: Show progress and the time left on standard error.
         on_result: Called with the entries so far, whenever one is complete.
 
@@ -217,24 +216,6 @@ class _Batch:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-
-
-@torch.enable_grad()
-def fitting_batch(subject: Subject) -> int:
-    """Images whose forward and backward pass takes half of the GPU's free memory, at most 1024.
-
-    128 on a CPU, and for a random model, whose results would else depend on the GPU.
-    """
-    device = subject.classifier.device
-    if device is None or device.type != "cuda" or getattr(subject.classifier, "samples", 1) > 1:
-        return _FIXED_BATCH
-    trial = unit_float(subject.images[:8]).to(device).requires_grad_()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.autograd.grad(subject.classifier(trial).sum(), trial)
-    each = max(1, (torch.cuda.max_memory_allocated(device) - before) // len(trial))
-    fits = int(_FREE_SHARE * torch.cuda.mem_get_info(device)[0] / each)
-    return max(1, min(_LARGEST_BATCH, 1 << fits.bit_length() - 1 if fits else 1))
 
 
 def _parts(measurement: Measurement, n: int, chunks: int) -> list[slice]:

@@ -53,7 +53,7 @@ def test_folder_of_another_evaluation_is_refused(data, tmp_path):
         other[1].bias += 1
     with pytest.raises(ValueError, match="another model"):
         evaluate(other, data, tmp_path)
-    with pytest.raises(ValueError, match="another data: toy, 12 images .* instead of toy, 12 images"):
+    with pytest.raises(ValueError, match=r"another data: toy, 12 images .* instead of toy, 12 images"):
         evaluate(linear(), EvaluationData("toy", data.images.flip(3), data.labels), tmp_path)
     with pytest.raises(ValueError, match="another seed"):
         evaluate(linear(), data, tmp_path, seed=1)
