@@ -8,16 +8,21 @@ from typing import Any
 
 import torch
 
+from simreg._images import resize, with_channels
 from simreg.comparison import Recipe
 from simreg.comparison.recipe import DIGIT_LIKE
 from simreg.data import DATASETS, ImageSplit, load_split
+from simreg.evaluation.data import read_arrays
+
+_ARRAYS = "an .npz with train_images, train_labels, test_images, test_labels"
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Which images."""
     data = parser.add_argument_group("data")
     add = data.add_argument
-    add("--data", metavar="NAME|FOLDER", help=f"{', '.join(DATASETS)}, or a folder with train/<class>/*")
+    kinds = f"{', '.join(DATASETS)}; a folder with train/<class>/* and test/<class>/*; or {_ARRAYS}"
+    add("--data", metavar="NAME|FOLDER|FILE", help=kinds)
     add("--data-dir", type=Path, metavar="DIR", help="where datasets are and are downloaded to [~/.cache/simreg]")
     colors = data.add_mutually_exclusive_group()
     colors.add_argument("--color", action="store_true", help="three channels")
@@ -46,20 +51,38 @@ def add_hardware_options(parser: argparse.ArgumentParser) -> None:
 
 
 def pick_device(args: argparse.Namespace) -> str:
-    """The device, after setting the threads; raises if CUDA is asked for and missing."""
+    """The device, after setting the threads; raises if there is none of that name."""
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: torch sees no CUDA device here. Use --device cpu or auto.")
+    try:
+        torch.zeros(1, device=args.device).item()  # "meta" holds no values
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {args.device}: there is no such device here, only {_devices()}.") from None
     return str(torch.device(args.device))
+
+
+def _devices() -> str:
+    """What torch can compute on here."""
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return ", ".join([*names, "mps"] if torch.backends.mps.is_available() else names)
 
 
 def load_images(args: argparse.Namespace, split: Any, limit: int | None) -> ImageSplit:
     """Training or test images."""
     if args.data is None:
-        raise ValueError(f"--data is missing: one of {', '.join(DATASETS)}, or a folder with train/<class>/*.")
+        raise ValueError(
+            f"--data is missing: one of {', '.join(DATASETS)}, a folder with train/<class>/* and test/<class>/*, "
+            f"or {_ARRAYS}."
+        )
+    suffix = Path(args.data).suffix
+    if suffix == ".npy":
+        raise ValueError(f"--data {args.data} holds one array; training takes {_ARRAYS}.")
+    if suffix == ".npz":
+        return _from_arrays(args, split, limit)
     return load_split(
         args.data,
         split,
@@ -69,6 +92,29 @@ def load_images(args: argparse.Namespace, split: Any, limit: int | None) -> Imag
         size=args.size,
         progress=not args.quiet,
     )
+
+
+def _from_arrays(args: argparse.Namespace, split: Any, limit: int | None) -> ImageSplit:
+    """A part of an .npz file; classes are the numbers of its training labels."""
+    path = Path(args.data).expanduser()
+    images, labels = read_arrays(path, split)
+    known = labels if split == "train" else read_arrays(path, "train")[1]
+    low, classes = int(known.min()), int(known.max()) + 1
+    if low > 0 or int(labels.max()) >= classes:
+        found = (
+            f"{low} to {classes - 1}"
+            if low > 0
+            else f"up to {int(labels.max())}, those of training up to {classes - 1}"
+        )
+        raise ValueError(
+            f"--data {path}: labels must count from 0, the same in both parts; {split}_labels are {found}."
+        )
+    rows = torch.arange(len(labels))
+    if limit is not None:  # the same ones every time
+        rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:limit]
+    pixels = resize(with_channels(images[rows], color=args.color), args.size)
+    names = tuple(str(label) for label in range(classes))
+    return ImageSplit(path.stem, pixels, labels[rows], names, rows, f"arrays in {path}")
 
 
 def recipe(args: argparse.Namespace, dataset: str) -> Recipe:

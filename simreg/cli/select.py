@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="smallest acceptable clean accuracy over that of the unregularized net [0.9]",
     )
     add("--out", type=Path, metavar="DIR", help="where everything is kept [runs/select-<data>]")
-    grid = parser.add_argument_group("grid")
-    add = grid.add_argument
+    _add_grid_options(parser.add_argument_group("grid"))
+    shared.add_data_options(parser)
+    shared.add_training_options(parser)
+    shared.add_hardware_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_grid_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--target", choices=["pixel", "threshold"], default="pixel", help="[pixel]")
     add(
         "--mode",
@@ -52,10 +60,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add("--epochs", type=float, default=3.0, help="of every net [3]")
     add("--epsilon", type=shared.fraction, default=0.1, help="standard deviation of the noise [0.1]")
     add("--validation-images", type=shared.positive, metavar="N", help="[a tenth of the training images, at most 2000]")
-    shared.add_data_options(parser)
-    shared.add_training_options(parser)
-    shared.add_hardware_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
     results, out = _choose_again(args) if args.results is not None else _select(args)
     print(selection_text(results))
+    for note in results["notes"]:
+        print(f"simreg: warning: {note}", file=sys.stderr)
     if out is not None:
         print(f"\nwritten: {out / 'results.json'}   next: simreg report {out}")
     return 0

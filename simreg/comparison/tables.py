@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,29 @@ from simreg.robustness.intervals import mean_interval
 
 _NAMES = {"equal_epochs": "equal epochs", "equal_time": "equal training time"}
 _EPSILON = 8 / 255
+_WIDTH = 120
+_TELLING = (
+    "method",
+    "clean",
+    "autoattack_linf",
+    "pgd_linf",
+    "gaussian",
+    "corruptions",
+    "transferred_fgsm",
+    "training s",
+    "boundary",
+    "seeds",
+    "square_linf",
+    "epochs",
+    "ms/step",
+)
+"""Columns in the order in which they get a place, as far as the width goes; then any others."""
 
 
 def comparison_text(results: Mapping[str, Any]) -> str:
     """A table for each budget of a comparison, and what was not run.
+
+    Tables show the most telling columns that fit into 120 characters; the results and the report have the rest.
 
     Args:
         results: What `compare` returns.
@@ -24,10 +44,26 @@ def comparison_text(results: Mapping[str, Any]) -> str:
         Several lines, without a newline at the end.
     """
     lines: list[str] = []
+    left_out: list[str] = []
     for budget, title in _NAMES.items():
         rows = [row for name in results["methods"] if (row := _method_row(results, name, budget)) is not None]
         if rows:
-            lines += [*([""] if lines else []), f"{title}{_budget(results, budget)}", table(rows)]
+            shown, hidden = _fitting(rows)
+            lines += [*([""] if lines else []), f"{title}{_budget(results, budget)}", table(rows, shown)]
+            left_out += [name for name in hidden if name not in left_out]
+    seeds = max((len(_runs(method, b)) for method in results["methods"].values() for b in _NAMES), default=0)
+    if left_out:
+        lines.append(textwrap.fill(f"in the report: {', '.join(left_out)}", _WIDTH))
+    note = "Accuracy in %, at the strength named. " + (
+        "+-: half of the 95 % interval of the mean over seeds (Student's t)."
+        if seeds > 1
+        else "One seed: what another seed would give is unknown."
+    )
+    return "\n".join([*lines, "", note, *_remarks(results)])
+
+
+def _remarks(results: Mapping[str, Any]) -> list[str]:
+    """What was not run, and which trainings collapsed."""
     missing = {
         f"not run: {name}: {run['reason']}"
         for name, method in results["methods"].items()
@@ -41,13 +77,23 @@ def comparison_text(results: Mapping[str, Any]) -> str:
         for run in method["runs"]
         if run.get("collapse")
     ]
-    seeds = max((len(_runs(method, b)) for method in results["methods"].values() for b in _NAMES), default=0)
-    note = "Accuracy in %, at the strength named. " + (
-        "+-: half of the 95 % interval of the mean over seeds (Student's t)."
-        if seeds > 1
-        else "One seed: what another seed would give is unknown."
-    )
-    return "\n".join([*lines, "", note, *sorted(missing), *collapsed])
+    return [*sorted(missing), *collapsed]
+
+
+def _fitting(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Columns that fit into the width, and those left out, both in the order of the rows."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+
+    def place(name: str) -> int:
+        title = name if name in _TELLING else name.partition(" ")[0]
+        return _TELLING.index(title) if title in _TELLING else len(_TELLING)
+
+    shown: list[str] = []
+    for name in sorted(names, key=place):
+        wanted = [n for n in names if n in shown or n == name]
+        if not shown or max(map(len, table(rows, wanted).splitlines())) <= _WIDTH:
+            shown = wanted
+    return shown, [name for name in names if name not in shown]
 
 
 def headline(entry: Mapping[str, Any]) -> tuple[str, float]:
@@ -89,9 +135,8 @@ def _method_row(results: Mapping[str, Any], name: str, budget: str) -> dict[str,
         strength, _ = headline(entry)
         numbers = [headline(one)[1] for one in found]
         accuracy = entry["type"] != "distances"
-        row[f"{key} {strength}".strip()] = (
-            _mean([100 * n for n in numbers], ".1f") if accuracy else _mean(numbers, ".3g")
-        )
+        name = key if entry["type"] == "corruptions" else f"{key} {strength}".strip()
+        row[name] = _mean([100 * n for n in numbers], ".1f") if accuracy else _mean(numbers, ".3g")
     row["training s"] = f"{statistics.fmean(run['training_seconds'] for run in runs):.0f}"
     row["epochs"] = f"{statistics.fmean(run['epochs'] for run in runs):.3g}"
     row["ms/step"] = f"{statistics.fmean(run['milliseconds_per_step'] for run in runs):.1f}"

@@ -9,6 +9,11 @@ from typing import Any
 
 from simreg.robustness.selection import GridPoint, choose, is_acceptable, pareto_front, ratio_of_runs
 
+_ABOVE_CHANCE = 0.05
+"""Accuracy above 1/K from which a net counts as trained at all."""
+_SUSPICIOUS = 1.1
+"""R0/U0 above which the unregularized net, rather than the regularizer, is the reason."""
+
 
 def weigh(results: Mapping[str, Any], minimum_clean_ratio: float) -> dict[str, Any]:
     """Results of a selection with ratios, intervals, Pareto front and choice for this bound on R0/U0.
@@ -18,7 +23,7 @@ def weigh(results: Mapping[str, Any], minimum_clean_ratio: float) -> dict[str, A
         minimum_clean_ratio: Smallest acceptable R0/U0.
 
     Returns:
-        A copy; nothing is trained or measured.
+        A copy; nothing is trained or measured. Its ``notes`` say where the nets were trained too little to compare.
 
     Raises:
         ValueError: If these are no results of a selection, or the bound is not in (0, 1].
@@ -49,7 +54,27 @@ def weigh(results: Mapping[str, Any], minimum_clean_ratio: float) -> dict[str, A
         "reference": {**means, "runs": reference},
         "points": points,
         "choice": choice.to_dict(),
+        "notes": _notes(means["clean"], [p.clean_ratio for p in plane], results),
     }
+
+
+def _notes(clean: float, ratios: Sequence[float], results: Mapping[str, Any]) -> list[str]:
+    """Signs that the unregularized net was trained too little for ratios to it to mean anything."""
+    notes = []
+    classes = len(results.get("data", {}).get("classes", ()))
+    if classes and clean <= 1 / classes + _ABOVE_CHANCE:
+        notes.append(
+            f"The unregularized net is near chance ({100 * clean:.1f} % clean, {classes} classes): ratios to it mean "
+            "nothing. Train longer (--epochs)."
+        )
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
+    high = sum(ratio > _SUSPICIOUS for ratio in known)
+    if high and 2 * high >= len(known):
+        notes.append(
+            f"R0/U0 is above {_SUSPICIOUS:g} for {high} of {len(known)} points: the unregularized net is probably not "
+            "trained to its end. Train longer (--epochs)."
+        )
+    return notes
 
 
 def _weigh_point(point: Mapping[str, Any], reference: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

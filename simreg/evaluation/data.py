@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from simreg._checks import check_images, check_unit_range
+from simreg._checks import check_choice, check_images, check_unit_range
 from simreg.data import DATASETS, load_split
+from simreg.evaluation.suites import DIGITS
 
 TrainingImages = Callable[[], tuple[Tensor, Tensor]]
+
+StrengthsName = Literal["auto", "photographs", "digits"]
+STRENGTHS: tuple[StrengthsName, ...] = ("auto", "photographs", "digits")
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,37 @@ class EvaluationData:
         return {
             "name": self.name,
             "source": self.source,
+            "strengths": "digits" if self.dataset in DIGITS else "photographs",
             "n": len(self.labels),
             "shape": list(self.images.shape[1:]),
             "classes": list(self.classes),
             "fingerprint": self.fingerprint,
         }
+
+
+def with_strengths(data: EvaluationData, strengths: StrengthsName) -> EvaluationData:
+    """The same images, with distortions as for photographs or as for digits.
+
+    Args:
+        data: The images.
+        strengths: "photographs", "digits" (the larger distortions of MNIST), or "auto": those of the named dataset,
+            photographs' for any other images.
+
+    Returns:
+        A copy that names another dataset where another is wanted; results record which strengths were taken.
+
+    Raises:
+        ValueError: If ``strengths`` is none of these.
+
+    Example:
+        >>> data = EvaluationData("scans", torch.zeros(1, 1, 28, 28), torch.zeros(1, dtype=torch.int64))
+        >>> with_strengths(data, "digits").to_dict()["strengths"]
+        'digits'
+    """
+    check_choice("strengths", strengths, STRENGTHS)
+    if strengths == "auto" or (data.dataset in DIGITS) == (strengths == "digits"):
+        return data
+    return replace(data, dataset="mnist" if strengths == "digits" else "")
 
 
 def load_evaluation_data(
@@ -76,8 +106,9 @@ def load_evaluation_data(
     """Load the images to evaluate on.
 
     Args:
-        name: A dataset of `simreg.data.load_split`, a folder, an ``.npz`` file with ``images`` (or ``x``) and
-            ``labels`` (or ``y``), or an ``.npy`` file of images with ``labels=``.
+        name: A dataset of `simreg.data.load_split`, a folder, an ``.npz`` file with ``images`` (or ``x``, or
+            ``test_images``) and ``labels`` (or ``y``, or ``test_labels``), or an ``.npy`` file of images with
+            ``labels=``.
         limit: At most this many images. They come in a random order that is always the same, as attacks take the first
             so many of them.
         data_dir: Where datasets are kept.
@@ -94,7 +125,7 @@ def load_evaluation_data(
         ValueError: If an array is unreadable, of the wrong shape or kind, or out of range.
     """
     if labels is not None and Path(name).suffix != ".npy":
-        raise ValueError(f"labels belong to an .npy file of images; {name!r} brings its own.")
+        raise ValueError(f"--labels is for an .npy file of images; {name} brings its own labels.")
     if Path(name).suffix in (".npz", ".npy"):
         return _load_arrays(Path(name).expanduser(), labels, limit)
     options: dict[str, Any] = {"data_dir": data_dir, "color": color, "size": size, "progress": progress}
@@ -120,10 +151,42 @@ def _load_arrays(path: Path, labels: str | Path | None, limit: int | None) -> Ev
     content = _read(path)
     if path.suffix == ".npy":
         if labels is None:
-            raise ValueError(f"{path} holds images alone: pass their labels as a second .npy file.")
-        pixels, classes = content, _array(_read(Path(labels).expanduser()), labels)
+            raise ValueError(f"{path} holds images alone: pass a second .npy file with their labels, --labels FILE.")
+        images, targets = _images_and_labels(content, _array(_read(Path(labels).expanduser()), labels), path)
     else:
-        pixels, classes = (_entry(content, path, names) for names in (("images", "x"), ("labels", "y")))
+        pixels = _entry(content, path, ("images", "x", "test_images"))
+        images, targets = _images_and_labels(pixels, _entry(content, path, ("labels", "y", "test_labels")), path)
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
+    source, training = f"arrays in {path}", None
+    if "train_images" in content:  # the digest: a surrogate is kept under its training images' source
+        source += f" (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
+        training = partial(read_arrays, path, "train")
+    return EvaluationData(path.stem, images[rows], targets[rows], (), source, "", training)
+
+
+def read_arrays(path: str | Path, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    """One part of an ``.npz`` file with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``.
+
+    Args:
+        path: The file.
+        part: "train" or "test".
+
+    Returns:
+        Images (N, C, H, W), uint8, floating point ones rounded to 8 bits, and labels (N,), int64.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it lacks an array, or one is unreadable, of the wrong shape or kind, or out of range.
+    """
+    path = Path(path).expanduser()
+    content = _read(path)
+    pixels, classes = (_entry(content, path, (f"{part}_{name}",)) for name in ("images", "labels"))
+    images, targets = _images_and_labels(pixels, classes, path)
+    return images if images.dtype == torch.uint8 else (images.float() * 255).round().to(torch.uint8), targets
+
+
+def _images_and_labels(pixels: Any, classes: Any, path: Path) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) and labels (N,), int64, from arrays in any usual layout."""
     pixels = _array(pixels, path)
     if pixels.ndim == 3:
         pixels = pixels[:, None]
@@ -139,9 +202,9 @@ def _load_arrays(path: Path, labels: str | Path | None, limit: int | None) -> Ev
         raise ValueError(
             f"labels of {path} must be {len(images)} integers, got shape {classes.shape} of {classes.dtype}."
         )
-    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
-    targets = torch.from_numpy(classes.astype(np.int64))
-    return EvaluationData(path.stem, images[rows], targets[rows], (), f"arrays in {path}")
+    if len(classes) and classes.min() < 0:
+        raise ValueError(f"labels of {path} must count from 0, got {classes.min()}.")
+    return images, torch.from_numpy(classes.astype(np.int64))
 
 
 def _read(path: Path) -> Any:
@@ -161,7 +224,7 @@ def _array(value: Any, path: object) -> Any:
 
 def _entry(content: Any, path: Path, names: tuple[str, ...]) -> Any:
     if isinstance(content, np.ndarray):
-        raise ValueError(f"{path} must be an archive with 'images' and 'labels'; it is one array: name it .npy.")
+        raise ValueError(f"{path} must be an archive of several arrays; it is one array: name it .npy.")
     for name in names:
         if name in content:
             try:

@@ -59,9 +59,10 @@ def check_model(
     check_evaluation_set(data.images, data.labels, 1)
     channels = data.images.shape[1]
     if loaded.channels is not None and loaded.channels != channels:
+        option = "--color" if loaded.channels == 3 else "--gray"
         raise ValueError(
-            f"{loaded.name} takes images of {loaded.channels} channels, {data.name} has {channels}: "
-            f"load the data {'in colour' if loaded.channels == 3 else 'in gray'}."
+            f"{loaded.name} takes images of {loaded.channels} channels, {data.name} has {channels}: load the data with "
+            f"{option} (arrays must have that many channels themselves)."
         )
     some = unit_float(data.images[:_IMAGES])
     classifier = loaded.classifier
@@ -87,7 +88,18 @@ def _answer(loaded: LoadedModel, images: Tensor) -> Tensor:
         raise ValueError(f"{loaded.name} fails on images of {shape}: {' '.join(str(error).split())[:300]}") from error
 
 
+def check_first_label(data: EvaluationData, classes: int) -> None:
+    """Raise if labels leave the classes of a model and none is 0: they are counted from 1."""
+    low, high = (int(bound) for bound in torch.aminmax(data.labels))
+    if low > 0 and high >= classes:
+        raise ValueError(
+            f"the labels of {data.name} are {low} to {high}, but labels count from 0: those of {classes} classes are 0 "
+            f"to {classes - 1}. Subtract {low} from the labels if the first class is {low}."
+        )
+
+
 def _check_classes(loaded: LoadedModel, data: EvaluationData, logits: Tensor) -> None:
+    check_first_label(data, logits.shape[1])
     check_labels_fit(data.labels, logits)
     for owner, classes in ((data.name, data.classes), (loaded.name, loaded.classes)):
         if classes and len(classes) != logits.shape[1]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -105,9 +106,15 @@ def test_killed_command_goes_on(net, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--data", "digit"], "error: --data 'digit' is neither a folder nor one of cifar10"),
         (["--data", "digit"], "Did you mean 'digits'"),
+        (["--only", "pgd"], "error: --only 'pgd' is not one of"),
+        (["--device", "foo"], "--device foo: there is no such device here, only cpu"),
+        (["--device", "meta"], "--device meta: there is no such device here, only cpu"),
+        (["--mean", "123"], "error: --mean (123.0,) must be in units of images in [0, 1]"),
+        (["--labels", "y.npy"], "--labels is for an .npy file of images"),
         (["--only", "pgd"], "pgd_linf"),
-        (["--color"], "takes images of 1 channels"),
+        (["--color"], "takes images of 1 channels, digits has 3: load the data with --gray"),
         (["--layers", "layer11"], "layer1"),
         (["--corruptions", "nowhere"], "nowhere"),
     ],
@@ -120,6 +127,88 @@ def test_mistakes_end_with_one_line(net, tmp_path, capsys, change, message):
     assert shown.err.startswith("simreg: error: ")
 
 
+def with_labels(path, change):
+    """An .npz of a few digits with other labels."""
+    data = load_split("digits", limit=60)
+    np.savez(path, images=data.images.numpy(), labels=change(data.labels.numpy()))
+    return path
+
+
+def test_labels_that_count_from_1_are_told(net, tmp_path, capsys):
+    path = with_labels(tmp_path / "set.npz", lambda labels: labels + 1)
+    assert main(command(net, tmp_path, "--quiet", "--data", str(path))) == 2
+    assert "the labels of set are 1 to 10, but labels count from 0: those of 10 classes are 0 to 9" in (
+        capsys.readouterr().err
+    )
+
+
+def test_labels_that_count_from_1_are_told_of_a_named_architecture(tmp_path, capsys):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("resnet18", num_classes=10, in_chans=1).state_dict(), tmp_path / "net.pth")
+    path = with_labels(tmp_path / "set.npz", lambda labels: labels + 1)
+    shared = ["evaluate", "timm:resnet18", "--checkpoint", str(tmp_path / "net.pth"), "--data", str(path), "--quiet"]
+    assert main(shared) == 2
+    assert "those of set are 1 to 10, and labels count from 0" in capsys.readouterr().err
+    shared[-2] = str(with_labels(tmp_path / "few.npz", lambda labels: labels % 3))
+    assert main(shared) == 2
+    message = capsys.readouterr().err
+    assert "has 10 outputs, the data has 3 classes" in message
+    assert "count from 0" not in message
+
+
+def test_too_many_classes_are_no_matter_of_counting(net, tmp_path, capsys):
+    path = with_labels(tmp_path / "set.npz", lambda labels: 2 * labels)
+    assert main(command(net, tmp_path, "--quiet", "--data", str(path))) == 2
+    assert "labels hold class 18 but the model has 10 classes" in capsys.readouterr().err
+
+
+def test_strengths_of_digits_for_arrays(net, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = with_labels(tmp_path / "set.npz", lambda labels: labels)
+    shared = ["evaluate", str(net), "--data", str(path), "--quiet", "--only", "clean,pgd_linf", "--images", "20"]
+    assert main([*shared, "--strengths", "digits"]) == 0
+    shown = capsys.readouterr().out
+    results = read_results("runs/evaluate-digits-net-set-quick-digits/results.json")
+    assert results["data"]["strengths"] == "digits"
+    epsilons = results["measurements"]["pgd_linf"]["result"]["epsilons"]
+    accuracies = results["measurements"]["pgd_linf"]["result"]["accuracies"]
+    assert epsilons == [0.0, 0.1, 0.3]
+    row = next(line.split() for line in shown.splitlines() if line.startswith("pgd_linf"))
+    assert row[1:3] == ["0.3", f"{100 * accuracies[2]:.1f}"]
+    assert f"0.1: {100 * accuracies[1]:.1f}" in " ".join(row)  # a weaker attack beside the field's
+    assert max(map(len, shown.split("\n\n")[1].splitlines())) <= 120
+    assert main(shared) == 0
+    results = read_results("runs/evaluate-digits-net-set-quick/results.json")
+    assert results["data"]["strengths"] == "photographs"
+    assert results["measurements"]["pgd_linf"]["result"]["epsilons"] == [0.0, 2 / 255, 8 / 255]
+    assert "  8/255  " in capsys.readouterr().out
+    assert main([*shared, "--out", "runs/evaluate-digits-net-set-quick-digits"]) == 2
+    assert "holds an evaluation with --strengths digits" in capsys.readouterr().err
+
+
+def test_function_is_known_by_its_whole_name(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_nets.py").write_text(
+        "import torch\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert main(["evaluate", "own_nets:make", "--data", "digits", "--only", "clean", "--quiet"]) == 0
+    finally:
+        sys.modules.pop("own_nets", None)
+        sys.path[:] = [p for p in sys.path if p != str(tmp_path)]
+    assert read_results("runs/evaluate-own-nets-make-digits-quick/results.json")["model"]["name"] == "own_nets:make"
+    assert capsys.readouterr().out.startswith("own_nets:make on digits")
+
+
+def test_interrupted_command_ends_as_shells_have_it(net, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simreg.cli.evaluate.evaluate_model", interrupted)
+    assert main(command(net, tmp_path, "--quiet")) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
 def test_missing_model_file(capsys):
     assert main(["evaluate", "no/such.safetensors", "--data", "digits"]) == 2
     assert "does not exist" in capsys.readouterr().err
@@ -130,7 +219,7 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("evaluate", "select", "compare", "report"))
+    assert all(name in shown for name in ("evaluate", "select", "compare", "report", "130 interrupted"))
 
 
 def test_debug_shows_the_traceback(capsys):

@@ -198,6 +198,24 @@ def test_choosing_again_with_another_bound_changes_the_choice_alone(tmp_path):
     assert "no point has R0/U0 >= 0.9 and RD/UD > 1; nearest is alpha 0 (R0/U0 = 0.71" in none["reason"]
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "reference", "found"),
+    [
+        ([(0.69, 0.36), (0.66, 0.42)], (0.7, 0.35), []),
+        ([(0.14, 0.15), (0.14, 0.1)], (0.14, 0.1), ["near chance (14.1 % clean, 10 classes)"]),
+        ([(0.6, 0.5), (0.5, 0.4)], (0.5, 0.3), ["R0/U0 is above 1.1 for 1 of 2 points"]),
+        ([(0.6, 0.5), (0.5, 0.4), (0.49, 0.4)], (0.5, 0.3), []),
+        ([(0.6, 0.5), (0.14, 0.4)], (0.14, 0.1), ["near chance", "for 1 of 2 points"]),
+    ],
+)
+def test_nets_that_were_trained_too_little_are_pointed_out(accuracies, reference, found):
+    results = made_up(accuracies, reference) | {"data": {"classes": list("0123456789")}}
+    notes = weigh(results, 0.9)["notes"]
+    assert len(notes) == len(found)
+    assert all(words in note for note, words in zip(notes, found, strict=True))
+    assert all("Train longer" in note for note in notes)
+
+
 def test_weighing_needs_results_of_a_selection():
     with pytest.raises(ValueError, match="results of kind 'comparison', wanted those of a selection"):
         weigh({"kind": "comparison"}, 0.9)

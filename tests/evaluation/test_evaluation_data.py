@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from simreg.data import load_split
-from simreg.evaluation import load_evaluation_data
+from simreg.evaluation import EvaluationData, load_evaluation_data
+from simreg.evaluation.data import read_arrays, with_strengths
+from simreg.evaluation.suites import strengths_of
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -70,6 +72,7 @@ def test_arrays_in_any_usual_layout(tmp_path, layout):
         ({"images": np.zeros((2, 8, 8, 3), np.uint8)}, "must hold 'labels'"),
         ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.zeros(3, int)}, "2 integers"),
         ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.zeros(2)}, "2 integers"),
+        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.array([-1, 0])}, "count from 0, got -1"),
         ({"images": np.zeros((2, 8, 8, 3), np.int64), "labels": np.zeros(2, int)}, "uint8 or floating point"),
         ({"images": np.full((2, 8, 8, 3), 2.5), "labels": np.zeros(2, int)}, r"must lie in \[0, 1\]"),
         ({"images": np.full((2, 8, 8, 3), -1.0), "labels": np.zeros(2, int)}, "before normalisation"),
@@ -87,7 +90,7 @@ def test_unreadable_arrays(tmp_path):
     with pytest.raises(ValueError, match="no readable NumPy file"):
         load_evaluation_data(str(tmp_path / "set.npz"))
     np.save(tmp_path / "x.npy", np.zeros((2, 8, 8, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"second \.npy file"):
+    with pytest.raises(ValueError, match=r"second \.npy file with their labels, --labels FILE"):
         load_evaluation_data(str(tmp_path / "x.npy"))
     with pytest.raises(FileNotFoundError):
         load_evaluation_data(str(tmp_path / "none.npz"))
@@ -126,3 +129,71 @@ def test_only_named_datasets_choose_the_strength_of_distortions(tmp_path):
     np.savez(tmp_path / "digits.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.zeros(2, int))
     assert load_evaluation_data(str(tmp_path / "digits.npz")).dataset == ""
     assert load_evaluation_data("digits", limit=3, color=False).dataset == "digits"
+
+
+def four_arrays(path, dtype=np.uint8):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 6), ("test", 4)):
+        pixels = rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+        arrays[f"{part}_images"] = pixels if dtype == np.uint8 else (pixels / 255).astype(dtype)
+        arrays[f"{part}_labels"] = np.arange(n) % 3
+    np.savez(path, **arrays)
+    return arrays
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16])
+def test_parts_of_one_archive(tmp_path, dtype):
+    arrays = four_arrays(tmp_path / "set.npz")
+    four_arrays(tmp_path / "set.npz", dtype)
+    for part in ("train", "test"):
+        images, labels = read_arrays(tmp_path / "set.npz", part)
+        assert torch.equal(images, torch.from_numpy(arrays[f"{part}_images"]).permute(0, 3, 1, 2))
+        assert labels.tolist() == arrays[f"{part}_labels"].tolist()
+    data = load_evaluation_data(str(tmp_path / "set.npz"))
+    assert len(data.labels) == 4
+    assert torch.equal(data.training()[0], read_arrays(tmp_path / "set.npz", "train")[0])
+    assert load_evaluation_data(str(tmp_path / "set.npz"), limit=2).source == data.source
+
+
+def test_other_training_arrays_are_another_source(tmp_path):
+    """A surrogate is kept under the source of its images: the file's name alone would mix two data sets."""
+    four_arrays(tmp_path / "set.npz")
+    before = load_evaluation_data(str(tmp_path / "set.npz")).source
+    np.savez(tmp_path / "set.npz", **{**dict(np.load(tmp_path / "set.npz")), "train_labels": np.zeros(6, int)})
+    assert load_evaluation_data(str(tmp_path / "set.npz")).source != before
+
+
+def test_archive_without_training_images_is_no_training_data(tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.zeros(2, int))
+    assert load_evaluation_data(str(tmp_path / "set.npz")).training is None
+    with pytest.raises(ValueError, match="must hold 'train_images'; it has images, labels"):
+        read_arrays(tmp_path / "set.npz", "train")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "strengths", "linf", "recorded"),
+    [
+        ("", "auto", 8 / 255, "photographs"),
+        ("", "digits", 0.3, "digits"),
+        ("cifar100", "digits", 0.3, "digits"),
+        ("mnist", "auto", 0.3, "digits"),
+        ("mnist", "photographs", 8 / 255, "photographs"),
+    ],
+)
+def test_strengths_can_be_chosen_and_are_recorded(dataset, strengths, linf, recorded):
+    data = EvaluationData("set", torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), dataset=dataset)
+    chosen = with_strengths(data, strengths)
+    assert strengths_of(chosen.dataset).threat_linf == linf
+    assert chosen.to_dict()["strengths"] == recorded
+    assert chosen.fingerprint == data.fingerprint
+
+
+def test_strengths_of_a_named_dataset_stay_its_own():
+    """The 8 x 8 digits have a smaller transferred budget than MNIST, CIFAR-100 than other photographs."""
+    images = torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64)
+    for dataset, strengths in (("digits", "digits"), ("cifar100", "photographs")):
+        data = EvaluationData("set", *images, dataset=dataset)
+        assert with_strengths(data, strengths).dataset == dataset
+    with pytest.raises(ValueError, match="strengths='digit' is not one of"):
+        with_strengths(data, "digit")

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from simreg.evaluation import resolve_model
-from simreg.evaluation.models import read_weights
 from simreg.model_files import save_model
 from simreg.nets import ResNet18
 from simreg.robustness import Classifier
@@ -35,7 +34,7 @@ def own_module(tmp_path, monkeypatch):
 
 def test_function_gives_a_module_or_a_classifier(own_module):
     found = resolve_model(f"{own_module}:net")
-    assert found.name == "net"
+    assert found.name == f"{own_module}:net"
     assert found.classifier(torch.rand(2, 3, 4, 4)).shape == (2, 3)
     assert resolve_model(f"{own_module}:wrapped").classifier.mean == (0.5,)
     assert resolve_model(f"{own_module}:wrapped", std=0.5).classifier.std == (0.5,)
@@ -118,7 +117,7 @@ def test_bare_name_takes_the_library_whose_net_fits(tmp_path):
 
 
 def test_named_architecture_needs_weights():
-    with pytest.raises(ValueError, match="needs weights"):
+    with pytest.raises(ValueError, match="needs weights: pass --checkpoint FILE, or --pretrained"):
         resolve_model("resnet18")
     with pytest.raises(ValueError, match="not both"):
         resolve_model("resnet18", pretrained=True, checkpoint="x.pt")
@@ -131,20 +130,66 @@ def test_unknown_name_lists_near_ones():
 
 def test_gray_images_need_a_net_of_one_channel(tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "tv.pth")
-    with pytest.raises(ValueError, match="take 3 channels, the images have 1"):
+    with pytest.raises(ValueError, match="takes images of 3 channels, these have 1: leave out --gray"):
         resolve_model("torchvision:resnet18", checkpoint=tmp_path / "tv.pth", num_classes=4, channels=1)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.module."])
-def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
-    torch.save({"model": {f"{prefix}weight": torch.ones(1), f"{prefix}bias": torch.zeros(1)}}, tmp_path / "a.pt")
-    assert sorted(read_weights(tmp_path / "a.pt")) == ["bias", "weight"]
+def test_net_that_misses_least_is_told_of(tmp_path):
+    """torchvision cannot build a net of one channel; timm can, and its first layer is what does not fit."""
+    torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "tv.pth")
+    with pytest.raises(ValueError, match="of timm: its first layer, conv1, takes images of 3 channels, these have 1"):
+        resolve_model("resnet18", checkpoint=tmp_path / "tv.pth", num_classes=4, channels=1)
 
 
-def test_pickled_models_are_refused(tmp_path):
-    torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="cannot be read as a state dict"):
-        read_weights(tmp_path / "model.pt")
-    torch.save({"epoch": 3}, tmp_path / "none.pt")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        read_weights(tmp_path / "none.pt")
+@pytest.mark.parametrize(
+    ("classes", "architecture", "message"),
+    [
+        (5, "resnet18", "its last layer, fc, has 5 outputs, the data has 10 classes: .*--num-classes 5 if these"),
+        (10, "resnet34", "96 of 218 names of the state dict belong to no layer of resnet18, such as layer1.2.conv1"),
+        (10, "squeezenet1_0", "of the 122 tensors of resnet18 are missing, such as conv1.weight.*other architecture"),
+        (10, "wide_resnet50_2", "belong to no layer of resnet18"),
+    ],
+)
+def test_other_heads_and_architectures_are_named(tmp_path, classes, architecture, message):
+    model = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=message) as caught:
+        resolve_model("resnet18", checkpoint=tmp_path / "net.pth", num_classes=10)
+    assert "copying a param" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "spec", "wanted", "unwanted"),
+    [
+        ("timm", "timm:resnet18", r"needs timm, not installed here: pip install \"simreg\[timm\]\"", "torchvision"),
+        ("torchvision.models", "torchvision:resnet18", r"needs torchvision, .*\"simreg\[vision\]\"", "timm"),
+        (
+            "timm",
+            "vit_tiny_patch16_224",
+            r"no architecture of torchvision\..* timm, which may have it, is not",
+            "vision]",
+        ),
+    ],
+)
+def test_missing_library_is_named_with_its_extra(monkeypatch, missing, spec, wanted, unwanted):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises((ImportError, ValueError), match=wanted) as caught:
+        resolve_model(spec, pretrained=True)
+    assert unwanted not in str(caught.value)
+
+
+def test_folder_names_its_model_files(tmp_path):
+    with pytest.raises(ValueError, match="is a folder without model files"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "nets").mkdir()
+    for name in ("nets/b.safetensors", "a.pt", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"is a folder: name one of its model files, .*a\.pt, .*b\.safetensors\.$"):
+        resolve_model(str(tmp_path))
+
+
+def test_architecture_is_taken_beside_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet18").mkdir()
+    torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), "net.pth")
+    assert resolve_model("resnet18", checkpoint="net.pth", num_classes=4).name == "resnet18"
