@@ -6,6 +6,7 @@ Shape letters: N images, C channels (1 gray, 3 colour), H height, W width.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -162,10 +163,7 @@ def load_split(
     _check_size(size)
     check_choice("split", split, ("train", "test"))
     key = str(name).lower().replace("-", "").replace("_", "")
-    root = Path.home() / ".cache" / "simreg" if data_dir is None else Path(data_dir).expanduser()
-    folder = _existing_folder(str(name)) if key not in DATASETS else None
-    if folder is None and key != "digits":
-        folder = _find_folder_dataset(key, root)
+    root, folder = _location(str(name), data_dir)
     if folder is None:
         data = load_dataset(key, data_dir=root, download=download, color=color, size=size, progress=progress)
         images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
@@ -189,6 +187,44 @@ def load_split(
         rows,
         _folder_source(folder, files),
     )
+
+
+def _location(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Path, Path | None]:
+    """Where datasets are kept, and the image folder of this one; None if it has none."""
+    key = name.lower().replace("-", "").replace("_", "")
+    root = Path.home() / ".cache" / "simreg" if data_dir is None else Path(data_dir).expanduser()
+    if key not in DATASETS:
+        return root, _existing_folder(name)
+    return root, None if key == "digits" else _find_folder_dataset(key, root)
+
+
+def split_key(
+    name: str, split: Literal["train", "test"] = "train", *, data_dir: str | os.PathLike[str] | None = None
+) -> str:
+    """What tells the images of a part from others, without reading them.
+
+    Args:
+        name: As for ``load_split``.
+        split: "train" or "test".
+        data_dir: As for ``load_split``.
+
+    Returns:
+        SHA-256 over names and sizes of an image folder's files, wherever it lies; a named dataset's own name.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> split_key("digits", "train")
+        'digits'
+    """
+    _, folder = _location(str(name), data_dir)
+    if folder is None:
+        return str(name).lower().replace("-", "").replace("_", "")
+    part = folder / split if (folder / split).is_dir() else folder
+    files = sorted(path for path in part.rglob("*") if path.is_file())
+    listing = "\n".join(f"{path.relative_to(part).as_posix()} {path.stat().st_size}" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _subset(n: int, limit: int | None) -> Tensor:

@@ -120,8 +120,7 @@ def run(args: argparse.Namespace) -> int:
     suite = suite.only([key.strip() for key in args.only.split(",")]) if args.only else suite
     out = args.out or _default_folder(args, model, data)
     _check_strengths(out, data)
-    # the images as they came: one surrogate for them, whatever the strengths
-    surrogate, reason = _surrogate(args, suite, images, device)
+    surrogate, reason = _surrogate(args, suite, data, device)
     results = evaluate_model(
         model,
         data,

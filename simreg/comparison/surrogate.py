@@ -27,8 +27,8 @@ def managed_surrogate(
     """The surrogate for these images: loaded from ``folder``, or trained on the training images and kept there.
 
     A ResNet18 of width 16 without regularization, from a seed of its own. It is the same for every model that is
-    evaluated on the data, so that their transferred attacks compare; results record its fingerprint. A training that
-    was stopped goes on.
+    evaluated on the data, so that their transferred attacks compare; results record its fingerprint. Other training
+    images, by the names and sizes of their files, have a surrogate of their own. A training that was stopped goes on.
 
     Args:
         data: Images to evaluate on; its ``training`` gives the images to train on.
@@ -43,8 +43,9 @@ def managed_surrogate(
         return None, f"{data.name} has no training images to train a surrogate on: pass one with --surrogate FILE"
     folder = Path(folder).expanduser()
     channels, height, width = data.images.shape[1:]
-    recipe = (WIDTH, SEED, IMAGES_SHOWN, Recipe().to_dict())
-    identity = hashlib.sha256(f"{data.source} {data.classes} {recipe}".encode()).hexdigest()[:12]
+    recipe = Recipe(flip=data.dataset not in DIGIT_LIKE)
+    decided = (data.training.key(), data.classes, WIDTH, SEED, IMAGES_SHOWN, recipe.to_dict())
+    identity = hashlib.sha256(str(decided).encode()).hexdigest()[:12]
     slug = re.sub(r"[^a-z0-9]+", "-", data.name.lower()).strip("-") or "images"
     name = f"{slug}-{channels}x{height}x{width}-{identity}"
     path = folder / f"{name}.safetensors"
@@ -55,7 +56,7 @@ def managed_surrogate(
     workshop = Workshop(
         Network(len(classes), channels, WIDTH, stem_stride=2 if height >= 32 else 1),
         Split(images, labels).to(device),
-        Recipe(flip=data.dataset not in DIGIT_LIKE),
+        recipe,
         classes,
         folder,
     )

@@ -16,10 +16,27 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, check_images, check_unit_range
-from simreg.data import DATASETS, load_split
+from simreg._hashing import sha256_of
+from simreg.data import DATASETS, load_split, split_key
 from simreg.evaluation.suites import DIGITS
 
-TrainingImages = Callable[[], tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Images that a surrogate can be trained on: read when called.
+
+    Attributes:
+        load: Reads images and labels.
+        key: What tells them from others, without reading them where that takes long.
+    """
+
+    load: Callable[[], tuple[Tensor, Tensor]]
+    key: Callable[[], str]
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) and labels (N,)."""
+        return self.load()
+
 
 StrengthsName = Literal["auto", "photographs", "digits"]
 STRENGTHS: tuple[StrengthsName, ...] = ("auto", "photographs", "digits")
@@ -50,10 +67,7 @@ class EvaluationData:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over images and labels, as 64 hexadecimal digits."""
-        digest = hashlib.sha256(f"{self.images.dtype} {tuple(self.images.shape)}".encode())
-        for tensor in (self.images, self.labels.to(torch.int64)):
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return sha256_of({"images": self.images, "labels": self.labels.to(torch.int64)})
 
     def to_dict(self) -> dict[str, Any]:
         """What results record."""
@@ -131,7 +145,7 @@ def load_evaluation_data(
     options: dict[str, Any] = {"data_dir": data_dir, "color": color, "size": size, "progress": progress}
     split = load_split(name, "test", limit=sys.maxsize if limit is None else limit, **options)
 
-    def training() -> tuple[Tensor, Tensor]:
+    def load() -> tuple[Tensor, Tensor]:
         train = load_split(name, "train", **options)
         return train.images, train.labels
 
@@ -143,7 +157,7 @@ def load_evaluation_data(
         split.classes,
         split.source,
         split.name if split.name in DATASETS and not Path(name).is_dir() else "",
-        None if flat else training,
+        None if flat else TrainingImages(load, partial(split_key, name, "train", data_dir=data_dir)),
     )
 
 
@@ -157,11 +171,12 @@ def _load_arrays(path: Path, labels: str | Path | None, limit: int | None) -> Ev
         pixels = _entry(content, path, ("images", "x", "test_images"))
         images, targets = _images_and_labels(pixels, _entry(content, path, ("labels", "y", "test_labels")), path)
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
-    source, training = f"arrays in {path}", None
-    if "train_images" in content:  # the digest: a surrogate is kept under its training images' source
-        source += f" (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
-        training = partial(read_arrays, path, "train")
-    return EvaluationData(path.stem, images[rows], targets[rows], (), source, "", training)
+    training = None
+    if "train_images" in content:
+        training = TrainingImages(
+            partial(read_arrays, path, "train"), lambda: hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+    return EvaluationData(path.stem, images[rows], targets[rows], (), f"arrays in {path}", "", training)
 
 
 def read_arrays(path: str | Path, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:

@@ -153,15 +153,15 @@ def test_parts_of_one_archive(tmp_path, dtype):
     data = load_evaluation_data(str(tmp_path / "set.npz"))
     assert len(data.labels) == 4
     assert torch.equal(data.training()[0], read_arrays(tmp_path / "set.npz", "train")[0])
-    assert load_evaluation_data(str(tmp_path / "set.npz"), limit=2).source == data.source
+    assert load_evaluation_data(str(tmp_path / "set.npz"), limit=2).training.key() == data.training.key()
 
 
-def test_other_training_arrays_are_another_source(tmp_path):
-    """A surrogate is kept under the source of its images: the file's name alone would mix two data sets."""
+def test_other_training_arrays_have_another_key(tmp_path):
+    """A surrogate is kept under the key of its images: the file's name alone would mix two data sets."""
     four_arrays(tmp_path / "set.npz")
-    before = load_evaluation_data(str(tmp_path / "set.npz")).source
+    before = load_evaluation_data(str(tmp_path / "set.npz")).training.key()
     np.savez(tmp_path / "set.npz", **{**dict(np.load(tmp_path / "set.npz")), "train_labels": np.zeros(6, int)})
-    assert load_evaluation_data(str(tmp_path / "set.npz")).source != before
+    assert load_evaluation_data(str(tmp_path / "set.npz")).training.key() != before
 
 
 def test_archive_without_training_images_is_no_training_data(tmp_path):
