@@ -70,6 +70,9 @@ def hop_skip_jump(
     paper lets shrink with the distance end where models in reduced precision answer at random: :math:`\delta_t` is at
     least :math:`2^{-14} \sqrt d`, and bisection leaves :math:`2^{-15}` ("linf": over :math:`\sqrt d`).
 
+    On linear models of 36, 192 and 1024 values the median L2 distance is 1.02, 1.07 and 1.33 times the exact one after
+    2500 queries, and 1.01, 1.02 and 1.09 times after 10,000.
+
     Each image keeps the model's own prediction as its label, and starts as in ``boundary_attack``. Its random streams
     are its own: the result depends on the seed and the image's index, but not on the images beside it, as far as the
     model's logits do not. The final image is shown to the model again; where it is too close to the boundary for the
