@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from simreg.comparison.folder import claim_folder, describe_data, fingerprint
-from simreg.comparison.measure import Evaluate, evaluate_suite
+from simreg.comparison.measure import Evaluate, evaluate_suite, judge, threat_linf
 from simreg.comparison.methods import Method, file_name, parse_method
 from simreg.comparison.nets import Expected, TrainedNet, Workshop
 from simreg.comparison.plans import Budget, Plan
@@ -98,7 +98,7 @@ class _Comparison:
         network = Network(len(train.classes), train.images.shape[1], plan.width, plan.stem_stride)
         data = Split(train.images, train.labels).to(plan.device)
         self.workshop = Workshop(network, data, plan.recipe, train.classes, out / "nets", checkpoint_seconds)
-        self.name = train.name
+        self.name, self.classes = train.name, len(train.classes)
         self.header = _header(train, test, plan)
         self.runs: dict[str, dict[str, Any]] = {}  # finished, by name of the job
 
@@ -159,8 +159,9 @@ class _Comparison:
         if not known:
             self.timeline.trained(job.name)
         measurements = self._measure(job, net, surrogate)
-        record = {**net.record.to_dict(), "planned_steps": steps}
-        return {"seed": job.seed, "budget": job.budget, "status": "ok", **record, "measurements": measurements}
+        record = {**net.record.to_dict(), "planned_steps": steps, "measurements": measurements}
+        judged = judge(measurements, self.test_images, dataset=self.name, classes=self.classes)
+        return {"seed": job.seed, "budget": job.budget, "status": "ok", **record, **judged}
 
     def _time_steps(self, job: _Job) -> int:
         """Steps that fit into the budget: settled once for a method, and kept."""
@@ -258,6 +259,7 @@ def _header(train: ImageSplit, test: ImageSplit, plan: Plan) -> dict[str, Any]:
         "recipe": plan.recipe.to_dict(),
         "network": {"name": "ResNet18", "width": plan.width, "stem_stride": plan.stem_stride},
         "suite": plan.suite,
+        "threat_linf": threat_linf(train.name, train.images),
         "epochs": plan.epochs,
         "budget_seconds": plan.budget_seconds,
         "surrogate": {"method": "none", "seed": SURROGATE_SEED},

@@ -24,12 +24,14 @@ class Cell:
         detail: A smaller second line: the interval of a number, the reason of what is missing.
         kind: "number" is set to the right, "missing" is greyed, "good" and "bad" are marked by a sign as well.
         span: Columns that it takes.
+        shade: Depth of its background, from 0 to 1; NaN for none. What it means is in the text as well.
     """
 
     text: str
     detail: str = ""
     kind: Kind = "number"
     span: int = 1
+    shade: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,13 @@ class Panel:
     size: Size = "small"
     x_ticks: tuple[float, ...] = ()
 
+    @property
+    def has_points(self) -> bool:
+        """Whether there is more to see than a single point, or points that stand on one position."""
+        shown = [series for series in self.series if series.style != "front"]
+        scattered = sum(series.drawn for series in shown if series.style == "points")
+        return scattered > 1 or any(series.drawn > 1 for series in shown if series.style != "points")
+
 
 @dataclass(frozen=True)
 class Heatmap:
@@ -218,6 +227,16 @@ class Document:
 def missing(reason: str, span: int = 1) -> Cell:
     """The cell of a measurement that does not exist."""
     return Cell("not run", reason, "missing", span)
+
+
+def plural(n: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> plural(1, "image"), plural(1438, "image")
+        ('1 image', '1,438 images')
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def chunks(items: Sequence[T], size: int) -> list[list[T]]:

@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from simreg._checks import near_matches
-from simreg.reporting.blocks import Block, Bullets, Document, Facts, Note, Row, Section, Table, Text
+from simreg.reporting.blocks import Block, Bullets, Document, Facts, Figure, Note, Row, Section, Table, Text, plural
 from simreg.reporting.cautions import cautions
-from simreg.reporting.checks import masking_tables, not_run_rows, verdict_table
-from simreg.reporting.comparison import comparison_section, not_run_methods, summary
-from simreg.reporting.groups import Group
+from simreg.reporting.checks import not_run_rows, verdict_table
+from simreg.reporting.comparison import comparison_section, headline_blocks, not_run_methods
+from simreg.reporting.groups import Group, keys_of
 from simreg.reporting.headline import headline_table
+from simreg.reporting.masking import masking_tables
 from simreg.reporting.methods import method_groups
-from simreg.reporting.numbers import NOTHING, count
+from simreg.reporting.numbers import NOTHING
 from simreg.reporting.ratios import trade_off_section
-from simreg.reporting.runs import Run, entries, items, words
-from simreg.reporting.selection import choice_line, not_run_points, selection_section
-from simreg.reporting.settings import created, settings_section
+from simreg.reporting.runs import Run, entries, items, machines, words
+from simreg.reporting.selection import choice_line, not_run_points, selection_section, warnings
+from simreg.reporting.settings import created, image_counts, settings_section
 from simreg.reporting.threats import threat_sections
 
 
@@ -75,7 +76,7 @@ def build_card(runs: Sequence[Run], *, title: str | None = None, reference: str 
         ValueError: If there are no runs, or ``reference`` is the label of none of the evaluations.
     """
     groups, parts = _parts(runs)
-    sections = [_headline(runs, groups)]
+    sections = [_headline(runs, groups, evidence=False)]
     masking = masking_tables(groups)
     if masking:
         sections.append(Section("Masking checks", tuple(masking)))
@@ -115,9 +116,7 @@ def _find_reference(groups: Sequence[Group], label: str) -> Group:
 
 
 def _without_figures(section: Section) -> Section:
-    return replace(
-        section, blocks=tuple(block for block in section.blocks if isinstance(block, (Text, Table, Note, Facts)))
-    )
+    return replace(section, blocks=tuple(block for block in section.blocks if not isinstance(block, Figure)))
 
 
 def _document(runs: Sequence[Run], title: str | None, sections: Sequence[Section]) -> Document:
@@ -142,7 +141,7 @@ def _title(runs: Sequence[Run]) -> str:
     return "Robustness report"
 
 
-def _headline(runs: Sequence[Run], groups: Sequence[Group]) -> Section:
+def _headline(runs: Sequence[Run], groups: Sequence[Group], *, evidence: bool = True) -> Section:
     evaluations = [run for run in runs if run.kind == "evaluation"]
     blocks: list[Block] = [_who(runs)]
     blocks += [Note(line, "warning") for line in disagreements(evaluations)]
@@ -152,29 +151,27 @@ def _headline(runs: Sequence[Run], groups: Sequence[Group]) -> Section:
         if suspicious:
             line = f"Gradients look masked in {', '.join(suspicious)}: don't quote the white-box numbers by themselves."
             blocks.append(Note(line, "warning"))
-        verdicts = verdict_table({run.label: items(run.data, "verdicts") for run in evaluations})
+        verdicts = verdict_table({run.label: items(run.data, "verdicts") for run in evaluations}, evidence=evidence)
         blocks += [verdicts] if verdicts is not None else [Note("The files hold no verdicts.")]
     for run in runs:
         if run.kind == "comparison":
-            blocks.append(Text(summary(run)))
+            blocks += headline_blocks(run)
         elif run.kind == "selection":
             blocks.append(Text(f"Selection on {run.label}. {choice_line(run)}"))
+            blocks += [Note(line, "warning") for line in warnings(run)]
     return Section("Headline", tuple(blocks))
 
 
 def _who(runs: Sequence[Run]) -> Facts:
     """Models, data, suite and date, each once."""
     models = [run.label for run in runs if run.kind == "evaluation"]
-    images = [entries(run.data, "data") for run in runs]
-    data = [f"{words(found.get('name'), 'unnamed')}, {count(found.get('n')):,} images" for found in images]
+    data = [f"{words(entries(run.data, 'data').get('name'), 'unnamed')}, {image_counts(run)}" for run in runs]
     facts = {
         "model" if len(models) == 1 else "models": ", ".join(models),
         "data": "; ".join(dict.fromkeys(data)),
         "suite": ", ".join(dict.fromkeys(words(run.data.get("suite")) for run in runs if run.data.get("suite"))),
         "written": ", ".join(dict.fromkeys(created(run.data) for run in runs)),
-        "hardware": "; ".join(
-            dict.fromkeys(words(run.data.get("hardware")) for run in runs if run.data.get("hardware"))
-        ),
+        "hardware": "; ".join(dict.fromkeys(machine for run in runs for machine in machines(run.data))),
     }
     return Facts(tuple((name, value) for name, value in facts.items() if value))
 
@@ -225,10 +222,26 @@ def _not_run(runs: Sequence[Run], groups: Sequence[Group], parts: Sequence[tuple
             not_run_methods(run) if run.kind == "comparison" else not_run_points(run) if run.kind == "selection" else []
         )
         rows += [replace(row, group=f"{run.kind.capitalize()} on {run.label}") for row in extra]
+    told = [Text(line) for name, found in parts if (line := _missing_share(name if len(parts) > 1 else "", found))]
     if not rows:
-        return Section("Not run", (Text("Everything that the suites name was run."),))
+        return Section("Not run", tuple(told or [Text("Everything that was asked for was run.")]))
     table = Table("What does not exist, and why.", ("What", "Missing for", "Reason"), tuple(_sorted(rows)))
-    return Section("Not run", (table,))
+    return Section("Not run", (*told, table))
+
+
+def _missing_share(name: str, groups: Sequence[Group]) -> str:
+    """How many of the measurements that a part of the report names do not exist."""
+    named = [(group, key) for group in groups for key in keys_of(groups)]
+    lacking = sum(group.reason(key) is not None for group, key in named)
+    if not named:
+        return ""
+    were = "was" if lacking == 1 else "were"
+    told = (
+        f"{lacking} of {plural(len(named), 'measurement')} {were} not run or failed"
+        if lacking
+        else (f"{plural(len(named), 'measurement')}, all of them run")
+    )
+    return f"{name}: {told}." if name else f"{told}."
 
 
 def _sorted(rows: Sequence[Row]) -> list[Row]:

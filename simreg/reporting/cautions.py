@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from simreg.reporting import names
+from simreg.reporting.blocks import plural
 from simreg.reporting.groups import Group, clean, keys_of, setting, threat_of
 from simreg.reporting.numbers import count, number, percent, ratio, significant
 from simreg.reporting.runs import items, words
@@ -71,7 +72,7 @@ def _attack_versions(groups: Sequence[Group]) -> list[str]:
             if key.startswith("autoattack") and made is not None:
                 left = [words(part) for part in setting(group, key, "not_run") or []]
                 without = f", without {', '.join(left)}" if left else ""
-                lines.setdefault(f"{names.measurement(key)} was {words(made)}{without}", []).append(group.label)
+                lines.setdefault(f"{names.inline(key)} was {words(made)}{without}", []).append(group.label)
     return [f"{line}{_named(labels, groups)}." for line, labels in lines.items()]
 
 
@@ -80,12 +81,13 @@ def _sizes(groups: Sequence[Group]) -> list[str]:
     for key in keys_of(groups):
         sizes = [count(r.get("n")) for g in groups for kind in ("sweep", "corruptions") for r in g.results(key, kind)]
         if sizes and 0 < min(sizes) < _FEW_IMAGES:
-            small.setdefault(min(sizes), []).append(names.measurement(key))
-    return [
-        f"{', '.join(keys)}: {n} images, so that a 95 % interval is up to {196 * 0.5 / n**0.5:.0f} points wide to "
-        "either side."
-        for n, keys in sorted(small.items())
+            small.setdefault(min(sizes), []).append(names.inline(key))
+    if not small:
+        return []
+    told = [
+        f"{98 / n**0.5:.0f} points with {plural(n, 'image')} ({', '.join(keys)})" for n, keys in sorted(small.items())
     ]
+    return [f"Few images: to either side a 95 % interval is up to {'; '.join(told)}."]
 
 
 def _upper_bounds(groups: Sequence[Group]) -> list[str]:
@@ -122,7 +124,7 @@ def _decisions(groups: Sequence[Group]) -> list[str]:
                 third = medians[-1 - max(1, len(medians) // 3)] if len(medians) > 2 else math.nan
                 if math.isfinite(third) and medians[-1] < _MADE_PROGRESS * third:
                     falling.append(group.label)
-        name = names.measurement(key)
+        name = names.inline(key)
         if short:
             left = ""
             if ratios:
@@ -147,7 +149,7 @@ def _queries(groups: Sequence[Group]) -> list[str]:
             budgets = {count(setting(group, key, "max_queries")) for group in groups if not group.reason(key)} - {0}
             if budgets and max(budgets) < _FEW_QUERIES:
                 lines.append(
-                    f"{names.measurement(key)}: {max(budgets):,} queries are few (5,000 are usual): the accuracy is an "
+                    f"{names.inline(key)}: {max(budgets):,} queries are few (5,000 are usual): the accuracy is an "
                     "upper bound."
                 )
     return lines
@@ -179,7 +181,7 @@ def _budgets(groups: Sequence[Group]) -> list[str]:
                 over = [e for e, m in zip(allowed, map(number, measured), strict=False) if m > e + 1e-4 + 1e-3 * e]
                 if over and norm == "linf":
                     lines.append(
-                        f"{names.measurement(key)} on {group.label} changed pixels by more than its budget at "
+                        f"{names.inline(key)} on {group.label} changed pixels by more than its budget at "
                         f"ε = {', '.join(map(significant, over))}: these numbers are wrong."
                     )
     return lines

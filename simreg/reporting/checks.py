@@ -1,4 +1,4 @@
-"""Tables of judgements: masking checks, verdicts, and what was not run."""
+"""Tables of verdicts, and of what was not run."""
 
 from __future__ import annotations
 
@@ -6,62 +6,48 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simreg.reporting import names
-from simreg.reporting.blocks import MODELS, Cell, Row, Table, chunks
-from simreg.reporting.cells import masking_cell
+from simreg.reporting.blocks import Cell, Row, Table
 from simreg.reporting.groups import Group, keys_of
 from simreg.reporting.runs import entries, items, words
 
 
-def masking_tables(groups: Sequence[Group]) -> list[Table]:
-    """Every masking check of every model."""
-    tables = []
-    checked = [group for group in groups if items(group.masking, "checks")]
-    known: dict[str, str] = {}
-    for group in checked:
-        for check in items(group.masking, "checks"):
-            known.setdefault(words(entries({"c": check}, "c").get("name"), "unnamed"), words(check.get("question")))
-    for part in chunks(groups, MODELS) if known else []:
-        rows = tuple(
-            Row(name, tuple(_check_cell(group, name) for group in part), header_detail=question)
-            for name, question in known.items()
-        )
-        outcome = Row("Outcome", tuple(masking_cell(group) for group in part))
-        columns = ("Check", *(group.label for group in part))
-        tables.append(Table("Are the gradients to be trusted? Checks for masked gradients.", columns, (outcome, *rows)))
-    return tables
+def verdict_table(verdicts: Mapping[str, Sequence[Any]], *, evidence: bool = True) -> Table | None:
+    """The plain sentence per threat and model; what is said of all models stands once.
 
-
-def _check_cell(group: Group, name: str) -> Cell:
-    for check in items(group.masking, "checks"):
-        if isinstance(check, Mapping) and words(check.get("name"), "unnamed") == name:
-            passed, detail = check.get("passed"), words(check.get("detail"))
-            if passed is None:
-                return Cell("not possible", detail, "missing")
-            return Cell("passed", detail, "good") if passed else Cell("failed", detail, "bad")
-    return Cell("not checked", "", "missing")
-
-
-def verdict_table(verdicts: Mapping[str, Sequence[Any]]) -> Table | None:
-    """The plain sentence per threat and model, with its evidence."""
-    rows = []
-    for threat, title in names.THREATS.items():
+    Args:
+        verdicts: Verdicts of each model.
+        evidence: Whether their numbers are shown too.
+    """
+    rows: list[Row] = []
+    named = [words(verdict.get("threat")) for said in verdicts.values() for verdict in _readable(said)]
+    for threat in [*names.THREATS, *dict.fromkeys(name for name in named if name not in names.THREATS)]:
+        title = names.THREATS.get(threat) or threat or "Other"
+        having: dict[tuple[str, str], list[str]] = {}
         for label, said in verdicts.items():
-            for verdict in said:
-                if isinstance(verdict, Mapping) and words(verdict.get("threat")) == threat:
-                    rows.append(_verdict_row(label if len(verdicts) > 1 else title, verdict, title, len(verdicts)))
-    known = set(names.THREATS)
-    for label, said in verdicts.items():
-        for verdict in said:
-            if isinstance(verdict, Mapping) and words(verdict.get("threat")) not in known:
-                rows.append(_verdict_row(label, verdict, words(verdict.get("threat"), "Other"), 2))
+            for verdict in _readable(said):
+                if words(verdict.get("threat")) == threat:
+                    numbers = "; ".join(names.readable(words(item)) for item in items(verdict, "evidence"))
+                    key = words(verdict.get("verdict"), "no verdict"), numbers if evidence else ""
+                    having.setdefault(key, []).append(label)
+        rows += _verdict_rows(having, title, len(verdicts))
     head = "Threat" if len(verdicts) == 1 else "Model"
     return Table("Verdicts.", (head, "Verdict"), tuple(rows)) if rows else None
 
 
-def _verdict_row(header: str, verdict: Mapping[str, Any], title: str, models: int) -> Row:
-    evidence = "; ".join(words(item) for item in items(verdict, "evidence"))
-    cell = Cell(words(verdict.get("verdict"), "no verdict"), evidence, "text")
-    return Row(header, (cell,), title if models > 1 else "")
+def _readable(said: Sequence[Any]) -> list[Mapping[str, Any]]:
+    return [verdict for verdict in said if isinstance(verdict, Mapping)]
+
+
+def _verdict_rows(having: Mapping[tuple[str, str], Sequence[str]], title: str, models: int) -> list[Row]:
+    """The rows of one threat; a single model has the threat as its header."""
+    if models == 1:
+        return [Row(title, (Cell(text, numbers, "text"),)) for text, numbers in having]
+    by_label: dict[str, list[Cell]] = {}
+    for (text, numbers), labels in having.items():
+        for label in ["all"] if len(set(labels)) == models else dict.fromkeys(labels):
+            by_label.setdefault(label, []).append(Cell(text, numbers, "text"))
+    shared = by_label.pop("all", [])
+    return [Row(label, (cell,), title) for label, cells in [*by_label.items(), ("all", shared)] for cell in cells]
 
 
 def not_run_rows(groups: Sequence[Group]) -> list[Row]:

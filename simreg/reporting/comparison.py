@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from simreg.reporting.blocks import Block, Cell, Facts, Note, Row, Section, Table, Text
+from simreg.reporting import names
+from simreg.reporting.blocks import MODELS, Block, Bullets, Cell, Facts, Note, Row, Section, Table, Text, chunks, plural
 from simreg.reporting.costs import cost_table, equal_time_table, time_figure
+from simreg.reporting.groups import Group
 from simreg.reporting.headline import headline_table
 from simreg.reporting.histories import scalars_figure, weights_figure
-from simreg.reporting.methods import BUDGETS, done, labels_of, method_groups, reference_group, runs_of
-from simreg.reporting.numbers import count, significant
+from simreg.reporting.judgements import said_of
+from simreg.reporting.methods import BUDGETS, done, labels_of, method_groups, reference_group, runs_of, trainings_of
+from simreg.reporting.numbers import NOTHING, count, significant
 from simreg.reporting.ratios import trade_off_section
-from simreg.reporting.runs import Run, entries, words
+from simreg.reporting.runs import Run, entries, items, words
 from simreg.reporting.threats import threat_sections
+from simreg.reporting.winners import winner_lines
 
 
 def comparison_section(run: Run) -> Section:
@@ -21,9 +26,8 @@ def comparison_section(run: Run) -> Section:
     data = run.data
     budget = next((name for name in BUDGETS if method_groups(data, name)), "equal_epochs")
     groups = method_groups(data, budget)
-    blocks: list[Block] = [Text(summary(run))]
-    if groups:
-        blocks.append(headline_table(groups))
+    blocks: list[Block] = [headline_table(groups)] if groups else []
+    blocks += method_verdicts(data, groups)
     blocks += cost_table(data)
     figure = time_figure(data)
     blocks += [figure] if figure is not None else []
@@ -41,6 +45,29 @@ def comparison_section(run: Run) -> Section:
     return Section(f"Training methods compared on {run.label}", tuple(blocks), tuple(sections))
 
 
+def method_verdicts(data: Mapping[str, Any], groups: Sequence[Group]) -> list[Table]:
+    """What the evidence says of each method against each threat; the numbers are in the headline and its sections."""
+    said = {g.label: [items(net, "verdicts") for net in trainings_of(data, g)] for g in groups if g.runs}
+    tables = []
+    for part in chunks([label for label, runs in said.items() if any(runs)], MODELS):
+        rows = []
+        for threat, title in names.THREATS.items():
+            told = [said_of(said[label], threat) for label in part]
+            if threat != "clean" and any(told):
+                cells = [Cell(text or NOTHING, kind="text") for text in told]
+                alike = len(set(told)) == 1 < len(told)
+                rows.append(Row(title, (replace(cells[0], span=len(part)),) if alike else tuple(cells)))
+        tables.append(Table("Verdicts.", ("Threat", *part), tuple(rows)))
+    return tables
+
+
+def headline_blocks(run: Run) -> list[Block]:
+    """What was compared, and who keeps the most."""
+    groups = next((found for name in BUDGETS if (found := method_groups(run.data, name))), [])
+    lines = winner_lines(run.data, groups)
+    return [Text(summary(run)), *([Bullets(tuple(lines))] if lines else [])]
+
+
 def summary(run: Run) -> str:
     """What was compared, in a sentence or two."""
     data = run.data
@@ -49,12 +76,12 @@ def summary(run: Run) -> str:
     network = entries(data, "network")
     net = f" of {words(network.get('name'))}, width {words(network.get('width'))}," if network else ""
     budgets = [text for name, text in BUDGETS.items() if method_groups(data, name)]
-    shown = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
+    shown = f", seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
+    several = "; means over training runs, with Student's t intervals where there are several" * (len(seeds) > 1)
     kept = " Numbers are those at equal epochs unless said otherwise." if len(budgets) == 2 else ""
     at = " and at ".join(budgets) or "no budget"
     return (
-        f"{len(methods)} methods{net} trained on {run.label} with one recipe at {at}"
-        f"{shown}; means over training runs, with Student's t intervals where there are several.{kept}"
+        f"{plural(len(methods), 'method')}{net} trained on {run.label} with one recipe at {at}{shown}{several}.{kept}"
     )
 
 

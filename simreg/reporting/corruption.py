@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from simreg.reporting import names
-from simreg.reporting.blocks import Block, Figure, Note, Panel, Series
-from simreg.reporting.describe import tables
+from simreg.reporting.blocks import MODELS, Cell, Row, Table, chunks
 from simreg.reporting.groups import (
     Group,
     corruption_curve,
-    corruption_estimate,
     severities,
 )
+from simreg.reporting.numbers import NOTHING, percent
 from simreg.reporting.runs import entries, words
 
 _ORDER = {"low": 0, "medium": 1, "high": 2}
-
-
-def corruption_blocks(groups: Sequence[Group]) -> list[Block]:
-    """How the corruptions were made, every type by severity, and the frequency groups."""
-    having = [group for group in groups if group.results("corruptions", "corruptions")]
-    if not having:
-        return []
-    blocks: list[Block] = [Note(line) for line in sources(having)]
-    figures = [_types_figure(having), _groups_figure(having)]
-    return blocks + [figure for figure in figures if figure is not None]
 
 
 def sources(groups: Sequence[Group]) -> list[str]:
@@ -58,43 +48,51 @@ def frequency_groups(groups: Sequence[Group]) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: (_ORDER.get(item[1], 3), item[0])))
 
 
-def _types_figure(groups: Sequence[Group]) -> Figure | None:
-    panels = []
-    for name, group_name in frequency_groups(groups).items():
-        series = [_severity_series(group, name) for group in groups if corruption_curve(group, name)]
-        if series:
-            suffix = f" ({group_name})" if group_name in _ORDER else ""
-            title = f"{names.corruption(name)}{suffix}"
-            ticks = tuple(sorted({x for one in series for x in one.x}))
-            panels.append(Panel(title, "severity", "accuracy (%)", tuple(series), (0, 102), size="tiny", x_ticks=ticks))
-    caption = "In brackets the frequency group of each corruption: where the spectrum of its change has its weight."
-    return Figure("Accuracy by corruption and severity", tuple(panels), caption, tables(panels)) if panels else None
+def corruption_tables(groups: Sequence[Group]) -> list[Table]:
+    """Accuracy for every corruption: by severity for one model, the mean over severities for several beside it."""
+    having = [group for group in groups if group.results("corruptions", "corruptions")]
+    if len(having) == 1:
+        return [_severity_table(having[0])]
+    return [_mean_table(part) for part in chunks(having, MODELS)]
 
 
-def _severity_series(group: Group, name: str) -> Series:
-    curve, levels = corruption_curve(group, name), severities(group)
-    x = tuple(levels[: len(curve)]) if len(levels) >= len(curve) else tuple(float(i + 1) for i in range(len(curve)))
-    y, low, high = ([100 * getattr(estimate, end) for estimate in curve] for end in ("value", "low", "high"))
-    return Series(group.label, group.look, x, tuple(y), tuple(low), tuple(high))
+def _severity_table(group: Group) -> Table:
+    levels = [f"severity {level:g}" for level in severities(group)]
+    rows = []
+    for name, frequency in frequency_groups([group]).items():
+        values = [estimate.value for estimate in corruption_curve(group, name)]
+        cells = [*map(_shaded, values), *[Cell(NOTHING)] * (len(levels) - len(values)), _shaded(_mean(values))]
+        rows.append(Row(names.corruption(name), tuple(cells), names.GROUPS.get(frequency, frequency)))
+    caption = "Accuracy in % by corruption and severity."
+    return Table(caption, ("Corruption", *levels, "mean"), tuple(rows), _note([group]))
 
 
-def _groups_figure(groups: Sequence[Group]) -> Figure | None:
-    series = []
-    for i, group in enumerate(groups):
-        shift = 0.6 * ((i + 0.5) / len(groups) - 0.5)  # beside each other, not on top
-        estimates = [corruption_estimate(group, ("group_accuracies", name)) for name in names.GROUPS]
-        if any(math.isfinite(estimate.value) for estimate in estimates):
-            y, low, high = ([100 * getattr(e, end) for e in estimates] for end in ("value", "low", "high"))
-            x = tuple(j + shift for j in range(len(names.GROUPS)))
-            series.append(Series(group.label, group.look, x, tuple(y), tuple(low), tuple(high), style="points"))
-    if not series:
-        return None
-    categories = tuple(names.GROUPS.values())
-    panel = Panel(
-        "By frequency group", "", "accuracy (%)", tuple(series), (0, 102), categories=categories, size="medium"
-    )
-    caption = (
-        "Mean over the corruptions and severities of each group. The bars treat the images as independent and the "
-        "corruptions as fixed."
-    )
-    return Figure("Accuracy by frequency of the corruption", (panel,), caption, tables([panel]))
+def _mean_table(groups: Sequence[Group]) -> Table:
+    rows = []
+    for name, frequency in frequency_groups(groups).items():
+        cells = []
+        for group in groups:
+            values = [estimate.value for estimate in corruption_curve(group, name)]
+            told = " · ".join(percent(value, 0) for value in values)
+            cells.append(replace(_shaded(_mean(values)), detail=told))
+        rows.append(Row(names.corruption(name), tuple(cells), names.GROUPS.get(frequency, frequency)))
+    levels = ", ".join(dict.fromkeys(f"{level:g}" for group in groups for level in severities(group)))
+    caption = f"Accuracy in % by corruption: the mean over severities, and that at each of them ({levels})."
+    return Table(caption, ("Corruption", *(group.label for group in groups)), tuple(rows), _note(groups))
+
+
+def _shaded(accuracy: float) -> Cell:
+    """An accuracy, the darker the lower."""
+    return Cell(percent(accuracy), shade=1 - accuracy if math.isfinite(accuracy) else math.nan)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _note(groups: Sequence[Group]) -> str:
+    """How sure the numbers are, and what the shades and groups mean."""
+    sizes = [e.n for group in groups for name in frequency_groups([group]) for e in corruption_curve(group, name)]
+    n = min((size for size in sizes if size > 0), default=0)
+    within = f" Of {n:,} images, a number is within {98 / n**0.5:.0f} points or less (95 %)." if n else ""
+    return f"Darker is lower. Groups say where in frequency a corruption's change has its weight.{within}"

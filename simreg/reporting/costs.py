@@ -9,11 +9,11 @@ from typing import Any
 
 from simreg.reporting import names
 from simreg.reporting.blocks import Block, Cell, Figure, Panel, Row, Series, Table
-from simreg.reporting.cells import masking_line
-from simreg.reporting.describe import tables
+from simreg.reporting.describe import figure_of
 from simreg.reporting.groups import Group, clean, corruption_estimate, largest
 from simreg.reporting.headline import headline_table
-from simreg.reporting.methods import BUDGETS, REFERENCES, done, labels_of, mean_of, method_groups
+from simreg.reporting.masking import masking_line
+from simreg.reporting.methods import BUDGETS, REFERENCES, done, labels_of, mean_of, method_groups, trainings_of
 from simreg.reporting.numbers import Estimate, duration, number, plain_interval, significant
 from simreg.reporting.runs import entries
 
@@ -61,17 +61,14 @@ def time_figure(data: Mapping[str, Any]) -> Figure | None:
         series = []
         for budget in BUDGETS:
             for group in method_groups(data, budget):
-                name = next(n for n, (label, _) in labels_of(data).items() if label == group.label)
-                time = mean_of(done(entries(entries(data, "methods"), name), budget), "training_seconds")
+                time = mean_of(trainings_of(data, group), "training_seconds")
                 series += _time_point(group, time, read(group), hollow=budget == "equal_time")
         if series:
             panels.append(Panel(title, "training time (s)", "accuracy (%)", tuple(series)))
-    if not panels:
-        return None
     caption = f"Up and to the left is better. {masking_line(method_groups(data, 'equal_epochs'))}"
     if any(series.hollow for panel in panels for series in panel.series):
         caption += " Filled: equal epochs. Hollow: equal training time."
-    return Figure("Accuracy against training time", tuple(panels), caption, tables(panels))
+    return figure_of("Accuracy against training time", panels, caption)
 
 
 def _time_point(group: Group, time: Estimate, accuracy: Estimate, *, hollow: bool) -> list[Series]:

@@ -21,9 +21,9 @@ a:focus-visible, .scroll:focus-visible, summary:focus-visible { outline: 2px sol
 .skip { position: absolute; left: -999rem; }
 .skip:focus { position: static; }
 nav { margin: 1.5rem 0 0; padding: .9rem 1.2rem; background: var(--tint); border-radius: 6px; }
-nav h2 { font-size: .95rem; margin: 0 0 .3rem; padding: 0; border: 0; }
+nav h2 { font-size: .95em; margin: 0 0 .3rem; padding: 0; border: 0; }
 nav ol { margin: 0; padding: 0; list-style: none; counter-reset: part; columns: 17rem; column-gap: 2.5rem; }
-nav ol ol { columns: auto; margin: 0 0 .2rem 1.6rem; font-size: .9rem; }
+nav ol ol { columns: auto; margin: 0 0 .2rem 1.6rem; font-size: .9em; }
 nav li { counter-increment: part; margin: .1rem 0; break-inside: avoid; overflow-wrap: anywhere; }
 nav > ol > li::before { content: counter(part) "\\2002"; color: var(--soft); }
 nav a { text-decoration: none; }
@@ -39,7 +39,7 @@ dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 .tablebox { margin: 1rem 0 1.5rem; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35; }
-.caption { font-size: .9rem; margin: 0 0 .45rem; }
+.caption { font-size: .9em; margin: 0 0 .45rem; }
 .tablenote { color: var(--soft); }
 th, td { padding: .38rem .75rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e8ec; }
 thead th { border-bottom: 1.5px solid var(--ink); border-top: 1.5px solid var(--ink); font-weight: 600;
@@ -53,33 +53,39 @@ tbody:last-child tr:last-child > * { border-bottom: 1.5px solid var(--ink); }
 tr.group th { background: var(--tint); font-weight: 600; color: var(--soft); padding-top: .45rem; max-width: none; }
 td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.text, td.good, td.bad { text-align: left; white-space: normal; min-width: 9.5rem; max-width: 30rem; }
+td:nth-child(2):last-child, td.text:nth-child(3):nth-last-child(2) { max-width: 44rem; }
 td.missing { color: var(--soft); white-space: normal; min-width: 7.5rem; max-width: 15rem; font-style: italic; }
 td.left { text-align: left; }
 td.number .detail { display: inline; margin-left: .45em; }
 .wide td.number .detail { display: block; margin: 0; }
 td.missing[colspan] { text-align: left; max-width: none; }
 td[colspan] .detail { display: inline; margin-left: .5em; }
+td.shaded { background: rgba(222, 133, 60, calc(var(--shade) * .75)); }
+.shaded .detail { color: var(--ink); }
 td.good { color: #12633f; }
 td.bad { color: var(--warn); font-weight: 600; }
 .detail { display: block; color: var(--soft); font-size: .92em; font-weight: 400; font-style: normal; }
 td.text .detail, td.bad .detail { margin-top: .15rem; }
+.beside { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 2.5rem; }
+.beside > * { min-width: 0; max-width: 100%; }
+.beside .caption, .beside figcaption, .beside .legend { width: 0; min-width: 100%; }
 figure { margin: 1.3rem 0 .5rem; }
-figcaption { font-size: .9rem; max-width: 46rem; margin-top: .4rem; overflow-wrap: anywhere; }
+figcaption { font-size: .9em; max-width: 46rem; margin-top: .4rem; overflow-wrap: anywhere; }
 .panels { display: flex; flex-wrap: wrap; gap: .9rem 1.1rem; }
 .panel { flex: 0 1 auto; min-width: 0; }
-.panel-title { margin: 0 0 .15rem; font-size: .85rem; font-weight: 600; line-height: 1.25; overflow-wrap: anywhere; }
+.panel-title { margin: 0 0 .15rem; font-size: .85em; font-weight: 600; line-height: 1.25; overflow-wrap: anywhere; }
 .panel.tiny { width: 11.4rem; } .panel.small { width: 20.1rem; } .panel.medium { width: 28rem; }
 .panel.large { width: 38rem; }
 .panel svg { display: block; width: 100%; height: auto; }
-.panel.tiny .panel-title { font-size: .78rem; }
+.panel.tiny .panel-title { font-size: .78em; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: "DejaVu Sans", Verdana, "Noto Sans", Arial, Helvetica, sans-serif; }
 .legend { display: flex; flex-wrap: wrap; gap: .15rem 1.3rem; list-style: none; padding: 0; margin: 0 0 .6rem;
-  max-width: none; font-size: .85rem; }
+  max-width: none; font-size: .85em; }
 .legend li { display: flex; align-items: center; gap: .4rem; margin: 0; min-width: 0; }
 .legend span { overflow-wrap: anywhere; min-width: 0; }
 .swatch { width: 30px; height: 12px; flex: none; }
-details { margin: .1rem 0 1.4rem; font-size: .9rem; }
+details { margin: .1rem 0 1.4rem; font-size: .9em; }
 summary { cursor: pointer; color: var(--link); }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem; }
 @media (max-width: 40rem) {
@@ -104,6 +110,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); color: var(--soft)
   .skip, details { display: none; }
   a { text-decoration: none; }
   p, li { orphans: 3; widows: 3; }
+  .beside { display: block; }
   .tablebox { margin: .6rem 0 .9rem; }
   .scroll { overflow: visible; }
   thead th:first-child, tbody th[scope=row], tr.group th span { position: static; }

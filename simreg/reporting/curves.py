@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from simreg.reporting import names
 from simreg.reporting.blocks import Figure, Panel, Series
-from simreg.reporting.describe import tables
+from simreg.reporting.describe import figure_of
 from simreg.reporting.groups import (
     Group,
     Point,
-    Result,
     distances,
     median_distance,
     setting,
@@ -29,7 +28,7 @@ _NO_LIMIT = (math.nan, math.nan)
 def sweep_figure(groups: Sequence[Group], keys: Sequence[str], title: str, caption: str = "") -> Figure | None:
     """Accuracy over strength: a panel per measurement, a curve per model; None if there is nothing to draw."""
     panels = [panel for key in keys if (panel := sweep_panel(groups, key)) is not None]
-    return Figure(title, tuple(panels), caption, tables(panels)) if panels else None
+    return figure_of(title, panels, caption)
 
 
 def sweep_panel(groups: Sequence[Group], key: str) -> Panel | None:
@@ -70,40 +69,34 @@ def accuracy_series(group: Group, points: Sequence[Point]) -> Series:
 
 def distance_figure(groups: Sequence[Group], key: str) -> Figure | None:
     """A decision attack: median distance over queries, and the share of images within each distance at the end."""
-    with_results = [group for group in groups if group.results(key, "distances")]
-    if not with_results:
+    having = [group for group in groups if group.results(key, "distances")]
+    if not having:
         return None
-    label = names.distance_label(setting(with_results[0], key, "norm"))
-    curves = [curve for i, group in enumerate(with_results) if (curve := _median_curve(group, key, i)) is not None]
-    shares = [_share_within(group, key, band=len(with_results) <= _BANDS) for group in with_results]
-    unit = "model evaluations per image" if _has_queries(with_results, key) else "steps of the attack"
+    label = names.distance_label(setting(having[0], key, "norm"))
+    medians, shares = _median_panel(having, key, label), _share_panel(having, key, label)
+    caption = "A curve that ends below 100 % has images for which the attack found nothing."
+    if medians.has_points:
+        caption = (
+            "Left: median over all images, failures as infinitely far; the bar beside its end is its 95 % interval. "
+            "Right: a curve that ends below 100 % has images for which the attack found nothing. Higher on the left "
+            "and further right on the right is more robust."
+        )
+    return figure_of(names.measurement(key), [medians, shares], caption)
+
+
+def _median_panel(groups: Sequence[Group], key: str, label: str) -> Panel:
+    curves = [curve for i, group in enumerate(groups) if (curve := _median_curve(group, key, i)) is not None]
+    unit = "model evaluations per image" if _has_queries(groups, key) else "steps of the attack"
     positive = any(y > 0 and math.isfinite(y) for curve in curves for y in curve.y)
     scale: Literal["linear", "log"] = "log" if positive else "linear"
-    panels = []
-    if any(curve.drawn for curve in curves):
-        panels.append(
-            Panel("Median distance", unit, label, tuple(curves), _NO_LIMIT, _spread(curves), scale, size="medium")
-        )
-    reached = any(x > 0 for share in shares for x in share.x)
-    panels.append(
-        Panel(
-            "Images within each distance",
-            label,
-            "images (%)",
-            tuple(shares),
-            (0, 102),
-            "log" if reached else "linear",
-            size="medium",
-        )
-    )
-    caption = (
-        "Left: median over all images, failures as infinitely far; the bar beside its end is its 95 % interval. "
-        "Right: a curve that ends below 100 % has images for which the attack found nothing. Higher on the left and "
-        "further right on the right is more robust."
-        if len(panels) == 2
-        else "A curve that ends below 100 % has images for which the attack found nothing."
-    )
-    return Figure(names.measurement(key), tuple(panels), caption, tables(panels))
+    return Panel("Median distance", unit, label, tuple(curves), _NO_LIMIT, _spread(curves), scale, size="medium")
+
+
+def _share_panel(groups: Sequence[Group], key: str, label: str) -> Panel:
+    shares = [_share_within(group, key, band=len(groups) <= _BANDS) for group in groups]
+    scale: Literal["linear", "log"] = "log" if any(x > 0 for share in shares for x in share.x) else "linear"
+    title = "Images within each distance"
+    return Panel(title, label, "images (%)", tuple(shares), (0, 102), scale, size="medium")
 
 
 def _spread(curves: Sequence[Series]) -> Literal["linear", "log"]:
@@ -147,39 +140,41 @@ def _share_within(group: Group, key: str, *, band: bool) -> Series:
 
 
 def query_figure(groups: Sequence[Group], keys: Sequence[str]) -> Figure | None:
-    """Accuracy over the queries that a score attack spends, at the largest strength of each sweep."""
+    """Accuracy over the queries of a score attack: of one model at every strength, of several at the largest."""
     panels = []
     for key in keys:
-        series, strengths = [], set()
-        for group in groups:
-            for result in group.results(key, "sweep")[:1]:
-                found = _query_series(group, result)
-                if found is not None:
-                    series.append(found[0])
-                    strengths.add(names.strength(found[1]))
-        if series:
-            title = f"{names.measurement(key)}, ε = {' or '.join(sorted(strengths))}"
-            label = "model evaluations per image"
-            panels.append(Panel(title, label, "accuracy (%)", tuple(series), (0, 102), "symlog", size="medium"))
-    if not panels:
-        return None
+        curves = [curve for group in groups for curve in _query_curves(group, key)]
+        if len(groups) > 1:
+            last = {curve.label: curve for curve in curves}  # of each model the one of its largest strength
+            told = " or ".join(sorted({names.strength(curve.epsilon) for curve in last.values()}))
+            series, title = [curve.series for curve in last.values()], f"{names.measurement(key)}, ε = {told}"
+        else:
+            series = [replace(c.series, label=f"ε = {names.strength(c.epsilon)}", look=i) for i, c in enumerate(curves)]
+            title = names.measurement(key)
+        label = "model evaluations per image"
+        panels.append(Panel(title, label, "accuracy (%)", tuple(series), (0, 102), "symlog", size="medium"))
     caption = "A curve that still falls at its end says that more queries would find more."
-    return Figure("Accuracy against queries", tuple(panels), caption, tables(panels))
+    return figure_of("Accuracy against queries", panels, caption)
 
 
-def _query_series(group: Group, result: Result) -> tuple[Series, float] | None:
-    """Accuracy after each number of queries, and the strength that it is for."""
-    settings = entries(result, "settings")
-    marks = [number(value) for value in items(settings, "query_marks")]
-    rows = items(settings, "accuracy_by_queries")
-    strengths = [number(value) for value in items(result, "epsilons")]
-    if not marks or not rows or not strengths:
-        return None
-    last = max(range(len(strengths)), key=lambda i: strengths[i])
-    row = rows[last] if isinstance(rows[0], (list, tuple)) and last < len(rows) else rows
-    values = [number(value) for value in row]
-    if len(values) != len(marks):
-        return None
-    estimates = [accuracy_estimate([value], count(result.get("n"))) for value in values]
-    points = [Point(mark, estimate) for mark, estimate in zip(marks, estimates, strict=True)]
-    return accuracy_series(group, points), strengths[last]
+@dataclass(frozen=True)
+class _QueryCurve:
+    """Accuracy over queries of one model at one strength."""
+
+    label: str
+    epsilon: float
+    series: Series
+
+
+def _query_curves(group: Group, key: str) -> list[_QueryCurve]:
+    """The curves of the first training run, by strength; none where the file has none."""
+    curves = []
+    for result in group.results(key, "sweep")[:1]:
+        settings = entries(result, "settings")
+        marks = [number(value) for value in items(settings, "query_marks")]
+        for epsilon, row in zip(items(result, "epsilons"), items(settings, "accuracy_by_queries"), strict=False):
+            if isinstance(row, (list, tuple)) and 0 < len(row) == len(marks):
+                estimates = [accuracy_estimate([number(value)], count(result.get("n"))) for value in row]
+                points = [Point(mark, estimate) for mark, estimate in zip(marks, estimates, strict=True)]
+                curves.append(_QueryCurve(group.label, number(epsilon), accuracy_series(group, points)))
+    return sorted(curves, key=lambda curve: curve.epsilon)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from simreg.reporting.blocks import Cell, Heatmap, Panel, Row, Series, Table, chunks
+from simreg.reporting.blocks import Cell, Figure, Heatmap, Panel, Row, Series, Table, chunks
 from simreg.reporting.numbers import significant
 
 _NAMED = 6  # series that a description tells one by one
@@ -28,6 +28,15 @@ def describe(panel: Panel | Heatmap) -> str:
         told.append(f"{len(shown) - _NAMED} more are in the table of numbers.")
     across = panel.x_label or "group"
     return f"{panel.y_label} against {across}. {' '.join(told)}".strip()
+
+
+def figure_of(title: str, panels: Sequence[Panel | Heatmap], caption: str = "") -> Figure | None:
+    """The panels that have more than a single point to show, and their numbers; None without any.
+
+    What has a single point is in the tables.
+    """
+    shown = tuple(panel for panel in panels if isinstance(panel, Heatmap) or panel.has_points)
+    return Figure(title, shown, caption, tables(shown)) if shown else None
 
 
 def tables(panels: Sequence[Panel | Heatmap]) -> tuple[Table, ...]:

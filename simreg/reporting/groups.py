@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simreg.reporting import names
@@ -25,6 +25,7 @@ class Group:
         masking: The masking panel; empty where it was not part of the run.
         absent: What to say of a measurement that the file does not name.
         seeds: Seed of each training run.
+        budget: Of the training, in a comparison.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Group:
     masking: Mapping[str, Any] = field(default_factory=dict, repr=False)
     absent: str = "not part of this run"
     seeds: tuple[int, ...] = ()
+    budget: str = ""
 
     def results(self, key: str, kind: str) -> list[Result]:
         """What was measured under this key: one result per training run that has it."""
@@ -147,7 +149,8 @@ def median_distance(group: Group, key: str) -> Estimate:
         return medians[0]
     values = [median.value for median in medians]
     if all(map(math.isfinite, values)):
-        return mean_estimate(values, min(median.n for median in medians))
+        mean = mean_estimate(values, min(median.n for median in medians))
+        return replace(mean, low=max(mean.low, 0.0))  # a distance
     return Estimate(math.inf, n=min(median.n for median in medians), seeds=len(medians))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from simreg.reporting import names
 from simreg.reporting.blocks import MODELS, Cell, Row, Table, missing
-from simreg.reporting.cells import accuracy_cell, distance_cell, masking_cell
+from simreg.reporting.cells import accuracy_cell, distance_cell
 from simreg.reporting.groups import (
     Group,
     clean,
@@ -18,6 +18,7 @@ from simreg.reporting.groups import (
     median_distance,
     setting,
 )
+from simreg.reporting.masking import masking_cell
 from simreg.reporting.numbers import count
 
 _HEADLINE = (
@@ -48,7 +49,7 @@ def headline_table(groups: Sequence[Group], caption: str = "") -> Table:
         "Accuracy in %, with 95 % intervals; a distance is the median over all images, failures counted as infinitely "
         "far. An accuracy under attack is an upper bound."
     ]
-    notes += [f"{names.measurement(key)}: not run ({measured[0].reason(key)})." for key in absent]
+    notes += [f"{names.inline(key)}: not run ({measured[0].reason(key)})." for key in absent]
     notes += [f"{group.label}: not run ({group.absent})." for group in groups if group not in measured]
     shown = {key: _headline_name(measured, key) for key in keys if key not in absent}
     caption = caption or (f"Headline of {measured[0].label}." if len(groups) == 1 else "Headline.")

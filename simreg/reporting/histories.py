@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simreg.reporting.blocks import Figure, Panel, Series
-from simreg.reporting.describe import tables
+from simreg.reporting.describe import figure_of
 from simreg.reporting.numbers import number
 from simreg.reporting.runs import entries, items
 
@@ -33,25 +33,24 @@ def weights_figure(histories: Sequence[tuple[str, History]]) -> Figure | None:
         ]
         if series and len(panels) < _PANELS:
             panels.append(Panel(label, "training step", "weight (sum 1)", tuple(series), (0, 1.02)))
-    if not panels:
-        return None
     left = sum(bool(entries(history, "layer_weights")) for _, history in histories) - len(panels)
     more = f" {left} further trainings are not shown." if left > 0 else ""
     caption = f"Weight of each layer in the mixed similarity: a softmax that is learned with the model.{more}"
-    return Figure("Layer weights over training", tuple(panels), caption, tables(panels))
+    return figure_of("Layer weights over training", panels, caption)
 
 
 def scalars_figure(histories: Sequence[tuple[str, int, History]]) -> Figure | None:
-    """Loss, correlation and target share over training, a curve per training; None without any."""
+    """Loss, correlation and target share over training, a curve per training; None without any.
+
+    What is one and the same number at every step of all trainings is left out.
+    """
     panels = []
     for name, (title, unit) in _SCALARS.items():
         series = [one for label, look, h in histories if (one := _series(label, look, h, h.get(name)))]
-        if series:
+        if len({y for one in series for y in one.y if math.isfinite(y)}) > 1:
             panels.append(Panel(title, "training step", unit, tuple(series)))
-    if not panels:
-        return None
     caption = "Single steps, not averages: curves are as noisy as the steps are."
-    return Figure("Training over steps", tuple(panels), caption, tables(panels))
+    return figure_of("Training over steps", panels, caption)
 
 
 def _series(label: str, look: int, history: History, values: Any) -> Series | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -83,13 +84,20 @@ class _Writer:
     def section(self, section: Section, level: int, path: tuple[int, ...]) -> str:
         """A section and those below it."""
         name = _anchor(path)
-        blocks = "".join(self.block(block) for block in section.blocks)
+        blocks = "".join(self.row(blocks) for blocks in _rows(section.blocks))
         inner = "".join(
             self.section(child, min(level + 1, 6), (*path, i)) for i, child in enumerate(section.sections, start=1)
         )
         number = ".".join(map(str, path))
         heading = f'<h{level} id="{name}"><span class="secno">{number}</span> {escape(section.title)}</h{level}>'
         return f'<section aria-labelledby="{name}">\n{heading}\n{blocks}{inner}</section>\n'
+
+    def row(self, blocks: Sequence[Block]) -> str:
+        """One block, or two that stand beside each other where the page is wide enough."""
+        parts = [self.block(block) for block in blocks]
+        if len(parts) == 1:
+            return parts[0]
+        return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts)}</div>\n'
 
     def block(self, block: Block) -> str:
         """Any block."""
@@ -149,6 +157,18 @@ class _Writer:
         return f'<div class="panel {panel.size}"><p class="panel-title">{escape(panel.title)}</p>{svg}</div>\n'
 
 
+def _rows(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Blocks one below the other; a table and the table or figure that follows it stand beside each other."""
+    rows: list[list[Block]] = []
+    for block in blocks:
+        before = rows[-1] if rows else []
+        if len(before) == 1 and isinstance(before[0], Table) and isinstance(block, (Table, Figure)):
+            before.append(block)
+        else:
+            rows.append([block])
+    return rows
+
+
 def _bodies(table: Table) -> Iterator[str]:
     """Rows by group; the name of a group heads it."""
     for group, rows in _by_group(table.rows):
@@ -176,6 +196,8 @@ def _cell(cell: Cell, *, text: bool) -> str:
     detail = f'<span class="detail">{breakable(cell.detail)}</span>' if cell.detail else ""
     span = f' colspan="{cell.span}"' if cell.span > 1 else ""
     kind = f"{cell.kind} left" if text else cell.kind
+    span += f' style="--shade:{min(max(cell.shade, 0), 1):.2f}"' if math.isfinite(cell.shade) else ""
+    kind += " shaded" if math.isfinite(cell.shade) else ""
     return f'<td class="{kind}"{span}>{_SIGNS.get(cell.kind, "")}{breakable(cell.text)}{detail}</td>'
 
 

@@ -89,7 +89,7 @@ def _table(table: Table) -> list[str]:
 
 def _row(row: Row, width: int) -> str:
     header = escape(row.header) + (f" ({escape(row.header_detail)})" if row.header_detail else "")
-    cells = [_cell(cell) for cell in row.cells]
+    cells = [_cell(cell) for cell in row.cells for _ in range(cell.span if cell.kind == "text" else 1)]
     return _cells([header, *cells, *[""] * (width - len(cells))])
 
 
@@ -98,7 +98,9 @@ def _cell(cell: Cell) -> str:
     if not cell.detail:
         return text
     detail = escape(cell.detail)
-    return f"{text} {detail}" if cell.kind == "number" else f"{text}: {detail}" if cell.text else detail
+    if cell.kind == "number" or not cell.text:
+        return f"{text} {detail}".lstrip()
+    return f"{text} ({detail})" if cell.text.endswith((".", "!", "?")) else f"{text}: {detail}"
 
 
 def _cells(cells: Sequence[str]) -> str:

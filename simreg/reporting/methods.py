@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simreg.reporting.groups import Group
+from simreg.reporting.masking import joined_panel
 from simreg.reporting.numbers import Estimate, count, mean_estimate, number
 from simreg.reporting.runs import entries, items, unlike, words
 
@@ -25,8 +26,15 @@ def method_groups(data: Mapping[str, Any], budget: str) -> list[Group]:
             measurements = tuple(entries(run, "measurements") for run in measured)
             seeds = tuple(count(run.get("seed")) for run in measured)
             absent = reasons[0] if reasons else "not part of this run"
-            groups.append(Group(label, look, measurements, absent=absent, seeds=seeds))
+            panel = joined_panel([entries(run, "masking") for run in measured], seeds)
+            groups.append(Group(label, look, measurements, panel, absent, seeds, budget))
     return groups
+
+
+def trainings_of(data: Mapping[str, Any], group: Group) -> list[Mapping[str, Any]]:
+    """The training runs behind one of the groups of a comparison."""
+    name = next(name for name, (label, _) in labels_of(data).items() if label == group.label)
+    return done(entries(entries(data, "methods"), name), group.budget)
 
 
 def reference_group(data: Mapping[str, Any], groups: Sequence[Group]) -> Group | None:

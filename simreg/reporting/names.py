@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 THREATS = {
     "clean": "No distortion",
     "noise": "Random noise",
@@ -70,7 +72,25 @@ STRENGTHS = {
     "salt_and_pepper": "share of changed values ε",
 }
 GROUPS = {"low": "low frequency", "medium": "medium frequency", "high": "high frequency"}
-METHOD_LABELS = {"pairs": "k, image pairs per step", "pool_size": "N, regularization images"}
+CHECKS = {
+    "black_box": "Attacks without gradients",
+    "zero_gradients": "Zero gradients",
+    "large_budget": "Large budget",
+    "one_step": "One step against many",
+    "under_run": "PGD against stronger attacks",
+    "square_after_gradients": "Square after AutoAttack's gradient attacks",
+    "monotone": "Accuracy against budget",
+    "deterministic": "Determinism",
+    "logits": "Logits",
+}
+"""Names of the masking checks."""
+
+DECISIVE = {
+    "black_box": "attacks without gradients beside gradient attacks",
+    "large_budget": "a budget that no image withstands",
+    "zero_gradients": "gradients of exactly zero",
+}
+"""What was not looked at where a check that decides on masking was not possible."""
 
 
 def measurement(key: str) -> str:
@@ -82,8 +102,49 @@ def measurement(key: str) -> str:
     """
     if key in MEASUREMENTS:
         return MEASUREMENTS[key]
-    text = key.replace("_", " ").strip()
-    return text[:1].upper() + text[1:] or "Unnamed"
+    return _sentence(key) or "Unnamed"
+
+
+def inline(key: str) -> str:
+    """Name of a measurement within a sentence or a list.
+
+    Example:
+        >>> inline("pgd_linf_large"), inline("clean")
+        ('PGD (L∞, large budgets)', 'Clean accuracy')
+    """
+    name, _, about = measurement(key).partition(", ")
+    return f"{name} ({about})" if about else name
+
+
+def readable(text: str) -> str:
+    """Text whose measurements are named in words.
+
+    Example:
+        >>> readable("0.0 % in fgsm_linf"), readable("boundary: median 0.1")
+        ('0.0 % in FGSM (L∞)', 'Boundary Attack: median 0.1')
+    """
+    return _KEY.sub(lambda match: inline(match[0]), text)
+
+
+_KEY = re.compile(
+    rf"\b(?:{'|'.join(sorted((k for k in MEASUREMENTS if '_' in k), key=len, reverse=True))})\b"
+    rf"|^(?:{'|'.join(k for k in MEASUREMENTS if '_' not in k)})(?=:| at )"
+)
+
+
+def check(name: str) -> str:
+    """Name of a masking check.
+
+    Example:
+        >>> check("one_step"), check("my_check")
+        ('One step against many', 'My check')
+    """
+    return CHECKS.get(name) or _sentence(name) or "Unnamed"
+
+
+def _sentence(identifier: str) -> str:
+    text = identifier.replace("_", " ").strip()
+    return text[:1].upper() + text[1:]
 
 
 def threat(key: str, said: object = None) -> str:

@@ -57,21 +57,25 @@ def count(value: Any) -> int:
 def accuracy_estimate(values: Sequence[float], n: int) -> Estimate:
     """Mean accuracy: Wilson's interval over ``n`` images for one training run, Student's t over several.
 
+    Runs that are all equal, such as at 0 or 1, have no spread to go by: they get Wilson's interval as well.
+
     Example:
         >>> one = accuracy_estimate([0.5], 100)
         >>> round(one.low, 3), round(one.high, 3)
         (0.404, 0.596)
+        >>> round(accuracy_estimate([0.0, 0.0], 100).high, 3)
+        0.037
         >>> accuracy_estimate([], 100).value
         nan
     """
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return Estimate(math.nan, n=n, seeds=len(values))
-    if len(known) > 1:
+    if len(set(known)) > 1:
         return mean_estimate(known, n)
     if n < 1 or not 0 <= known[0] <= 1:
-        return Estimate(known[0], n=n)
-    return Estimate(known[0], *wilson(known[0], n), n=n)
+        return Estimate(known[0], n=n, seeds=len(known))
+    return Estimate(known[0], *wilson(known[0], n), n=n, seeds=len(known))
 
 
 def mean_estimate(values: Sequence[float], n: int = 0) -> Estimate:

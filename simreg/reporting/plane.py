@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from simreg.reporting.blocks import Figure, Panel, Series
-from simreg.reporting.describe import tables
+from simreg.reporting.describe import figure_of
 from simreg.reporting.numbers import number
 from simreg.reporting.points import AXES, SYMBOLS, Points, name_settings, ratio_of
 from simreg.reporting.runs import entries
@@ -47,7 +47,7 @@ def plane_figure(points: Points) -> Figure | None:
         f"Shaded: acceptable, R0/U0 of at least {bound:g} and RD/UD above 1. Grey line: Pareto front, beyond which no "
         "setting is better in both. Numbers are those of the table; bars are 95 % intervals."
     )
-    return Figure("Clean accuracy kept against robustness gained", (panel,), caption, tables([panel]))
+    return figure_of("Clean accuracy kept against robustness gained", [panel], caption)
 
 
 def _plane_series(
@@ -106,7 +106,7 @@ def _sensitivity(points: Points, name: str) -> Figure | None:
     more = f" {left} further lines are not shown." if left else ""
     caption = f"One line per choice of the other settings; bars are 95 % intervals.{more}"
     symbol = SYMBOLS.get(name, name.replace("_", " "))
-    return Figure(f"Sensitivity to {symbol}", tuple(panels), caption, tables(panels))
+    return figure_of(f"Sensitivity to {symbol}", panels, caption)
 
 
 def _scale(xs: Sequence[float]) -> Literal["linear", "log", "log2"]:

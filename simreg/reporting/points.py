@@ -29,12 +29,19 @@ class Points:
             for name, value in entries(point, "settings").items():
                 values.setdefault(str(name), set()).add(value_text(value))
         self.varying = [name for name, found in values.items() if len(found) > 1]
+        self.shown = [name for name, found in values.items() if name == "alpha" or self._applies(name, found)]
         chosen = entries(data, "choice").get("settings")
         self.chosen = next((p for p in self.all if chosen and entries(p, "settings") == chosen), None)
 
+    def _applies(self, name: str, found: set[str]) -> bool:
+        """Whether a setting has a part in the choice: a threshold where targets have one, others where they vary."""
+        if name == "threshold":
+            return found != {NOTHING} and self.data.get("target", "threshold") == "threshold"
+        return len(found) > 1
+
     def name(self, point: Mapping[str, Any]) -> str:
-        """The settings of a point that differ between points; all of them where none does."""
-        return name_settings(entries(point, "settings"), self.varying)
+        """The settings of a point that differ between points; where none does, those that apply."""
+        return name_settings(entries(point, "settings"), self.varying or self.shown)
 
     def number(self, point: Mapping[str, Any]) -> int:
         """Its number in the tables and figures."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from simreg.reporting import names
 from simreg.reporting.blocks import Block, Cell, Figure, Panel, Row, Section, Series, Table, Text, missing
-from simreg.reporting.describe import tables
+from simreg.reporting.describe import figure_of
 from simreg.reporting.groups import Group, clean, largest, sweep_points
 from simreg.reporting.numbers import NOTHING, Estimate, mean_estimate, ratio, ratio_interval_text
 from simreg.robustness.intervals import ratio_interval
@@ -67,7 +67,9 @@ def trade_off_section(groups: Sequence[Group], reference: Group) -> Section | No
         f"{MINIMUM_CLEAN_RATIO:g} with RD/UD above 1; a model whose intervals cross these lines is not established as "
         "either."
     )
-    blocks: list[Block] = [Text(text), _table(others, reference, strengths), _figure(others, reference, strengths)]
+    blocks: list[Block] = [Text(text), _table(others, reference, strengths)]
+    figure = _figure(others, reference, strengths)
+    blocks += [figure] if figure is not None else []
     return Section("Trade-off between clean and robust accuracy", tuple(blocks), brief="Trade-off")
 
 
@@ -91,7 +93,7 @@ def _cell(estimate: Estimate) -> Cell:
     return Cell(ratio(estimate.value), ratio_interval_text(estimate))
 
 
-def _figure(others: Sequence[Group], reference: Group, strengths: dict[str, float]) -> Figure:
+def _figure(others: Sequence[Group], reference: Group, strengths: dict[str, float]) -> Figure | None:
     panels = []
     for key, epsilon in strengths.items():
         series = []
@@ -106,7 +108,7 @@ def _figure(others: Sequence[Group], reference: Group, strengths: dict[str, floa
                 Panel(title, "R0/U0 (clean)", "RD/UD (robust)", tuple(series), region=(MINIMUM_CLEAN_RATIO, 1.0))
             )
     caption = "Shaded: acceptable. Bars: 95 % intervals."
-    return Figure("Clean accuracy kept against robustness gained", tuple(panels), caption, tables(panels))
+    return figure_of("Clean accuracy kept against robustness gained", panels, caption)
 
 
 def point_series(label: str, look: int, x: Estimate, y: Estimate) -> Series:

@@ -9,6 +9,7 @@ from importlib import util
 
 from simreg.reporting.build import build_card, build_document
 from simreg.reporting.html import render_page
+from simreg.reporting.judgements import judged
 from simreg.reporting.markdown import render_markdown
 from simreg.reporting.runs import load_runs
 
@@ -61,7 +62,7 @@ def make_report(
         >>> "70.0" in report.page, report.card.splitlines()[0]
         (True, '# Robustness of plain')
     """
-    runs = load_runs(paths)
+    runs = [judged(run) for run in load_runs(paths)]
     document = build_document(runs, title=title, reference=reference)
     draws = util.find_spec("matplotlib") is not None
     note = "" if draws else 'figures were left out: matplotlib is missing (pip install "simreg[plots]")'

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +124,7 @@ def _find(path: Path) -> Path:
 
 
 def _read(file: Path) -> Run:
+    _check_json(file)
     data = read_results(file)
     kind = data.get("kind")
     if kind not in KINDS:
@@ -132,6 +135,40 @@ def _read(file: Path) -> Run:
     source = "/".join(file.resolve().parts[-2:])
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     return Run(kind, _label(kind, data, file), data, source, digest)
+
+
+def _check_json(file: Path) -> None:
+    """Refuse what is no file of results at all, such as a model."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is no results file: give the folder of a run, or the {_FILE} that evaluate, compare or select "
+            "wrote there."
+        ) from error
+    if not isinstance(found, dict) or "schema_version" not in found:
+        raise ValueError(
+            f"{file} is JSON, but no results of evaluate, compare or select: give the folder of a run, or its {_FILE}."
+        )
+
+
+def machines(data: Mapping[str, Any]) -> list[str]:
+    """The machines that a file's times come from.
+
+    Example:
+        >>> machines({"hardware": "A CPU, 2 cores, 1 threads"})
+        ['A CPU, 2 cores, 1 thread']
+    """
+    found = items(data, "machines") or [data.get("hardware")]
+    for method in entries(data, "methods").values():
+        for net in items(method, "runs") if isinstance(method, Mapping) else ():
+            measured = entries(net, "measurements").values() if isinstance(net, Mapping) else ()
+            found += [name for entry in measured if isinstance(entry, Mapping) for name in items(entry, "machines")]
+    told = [_ONE.sub(r"1 \1", words(name)) for name in found]
+    return list(dict.fromkeys(name for name in told if name))
+
+
+_ONE = re.compile(r"\b1 (core|thread)s\b")
 
 
 def _label(kind: str, data: Mapping[str, Any], file: Path) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from simreg.reporting.blocks import Block, Cell, Facts, Figure, Note, Panel, Row, Section, Table, Text, missing
+from simreg.reporting import names
+from simreg.reporting.blocks import Block, Cell, Facts, Figure, Panel, Row, Section, Table, Text, missing, plural
 from simreg.reporting.cells import accuracy_cell
 from simreg.reporting.curves import accuracy_series
-from simreg.reporting.describe import tables
+from simreg.reporting.describe import figure_of
 from simreg.reporting.groups import Group, sweep_points
 from simreg.reporting.histories import scalars_figure, weights_figure
-from simreg.reporting.numbers import NOTHING, accuracy_estimate, count, number, percent, ratio, ratio_interval_text
+from simreg.reporting.numbers import accuracy_estimate, count, number, percent, ratio, ratio_interval_text
 from simreg.reporting.plane import plane_figure, sensitivity_figures
 from simreg.reporting.points import AXES, Points, name_settings, ratio_of, value_text
 from simreg.reporting.runs import Run, entries, items, words
@@ -21,8 +22,8 @@ _CURVES = 6  # points whose noise curves are drawn
 
 def selection_section(run: Run) -> Section:
     """Everything about one selection."""
-    data, points = run.data, Points(run.data)
-    blocks: list[Block] = [Text(summary(run)), Note(choice_line(run)), _facts(data)]
+    points = Points(run.data)
+    blocks: list[Block] = [Text(summary(run)), _facts(points)]
     table = points_table(points)
     blocks += [table] if table.rows else []
     figures = [plane_figure(points), *sensitivity_figures(points), _curves_figure(points)]
@@ -37,25 +38,58 @@ def summary(run: Run) -> str:
     points = Points(run.data)
     split = entries(run.data, "split")
     distortion = entries(run.data, "distortion")
+    tried = plural(len(points.all), "setting")
     return (
-        f"{len(points.all)} settings trained on {count(split.get('train')):,} images of {run.label} and measured on "
+        f"{tried} trained on {count(split.get('train')):,} images of {run.label} and measured on "
         f"{count(split.get('validation')):,} validation images taken from the training set; test images had no part in "
-        f"it. Robust accuracy is that under {words(distortion.get('name'), 'a distortion').replace('_', ' ')} noise of "
-        f"{value_text(distortion.get('epsilon'))}."
+        f"it. Robust accuracy is that under {_distortion(run.data)} of {value_text(distortion.get('epsilon'))}."
     )
+
+
+def _distortion(data: Mapping[str, Any]) -> str:
+    return names.measurement(words(entries(data, "distortion").get("name"), "an unnamed distortion"))
 
 
 def choice_line(run: Run) -> str:
     """The choice and its reason."""
     choice = entries(run.data, "choice")
     settings, reason = entries(choice, "settings"), words(choice.get("reason"), "no reason given")
-    reason = f"{reason[:1].upper()}{reason[1:]}"
-    return f"Choice: {name_settings(settings)}. {reason}" if settings else f"Choice: none. {reason}"
+    reason = f"{reason[:1].upper()}{reason[1:].rstrip('.')}."
+    named = name_settings(settings, Points(run.data).shown)
+    return f"Choice: {named}. {reason}" if settings else f"Choice: none. {reason}"
 
 
-def _facts(data: Mapping[str, Any]) -> Facts:
-    grid = entries(data, "grid")
-    facts = [(AXES.get(str(k), words(k)), ", ".join(map(value_text, items(grid, str(k)))) or NOTHING) for k in grid]
+def warnings(run: Run) -> list[str]:
+    """What leaves the choice without meaning: what the file says of it, else what its numbers say."""
+    data = run.data
+    said = [words(note) for note in items(data, "notes")]
+    if said:
+        return said
+    classes = len(items(entries(data, "data"), "classes"))
+    clean = number(entries(data, "reference").get("clean"))
+    lines = []
+    if classes and clean <= 1 / classes + _NEAR_CHANCE:
+        lines.append(
+            f"The unregularized net is near chance: {percent(clean)} % clean accuracy, where guessing one of {classes} "
+            f"classes gives {percent(1 / classes)} %. Ratios to such a net mean nothing: train longer."
+        )
+    ratios = [number(point.get("clean_ratio")) for point in Points(data).all]
+    above = sum(value > _TOO_GOOD for value in ratios)
+    if above:
+        lines.append(
+            f"R0/U0 is above {_TOO_GOOD:g} for {above} of {plural(len(ratios), 'setting')}: the unregularized net was "
+            "not trained to its end, so the choice may mean nothing. Train longer."
+        )
+    return lines
+
+
+_NEAR_CHANCE = 0.05
+_TOO_GOOD = 1.1
+
+
+def _facts(points: Points) -> Facts:
+    data, grid = points.data, entries(points.data, "grid")
+    facts = [(AXES.get(k, k), ", ".join(map(value_text, items(grid, k)))) for k in points.shown if items(grid, k)]
     facts.append(("smallest acceptable R0/U0", value_text(data.get("minimum_clean_ratio"))))
     reference = entries(data, "reference")
     told = f"clean {percent(number(reference.get('clean')))} %, robust {percent(number(reference.get('robust')))} %"
@@ -66,28 +100,24 @@ def _facts(data: Mapping[str, Any]) -> Facts:
 
 def points_table(points: Points) -> Table:
     """Every point with its accuracies, ratios and standing; the choice is marked."""
-    rows = []
-    for point in points.all:
-        cells: tuple[Cell, ...]
-        runs = [run for run in items(point, "runs") if isinstance(run, Mapping)]
-        if point.get("status", "ok") != "ok":
-            cells = (missing(words(point.get("reason"), "no reason given")), *[Cell("")] * 5)
-        else:
-            sizes = [count(run.get("n")) for run in runs]
-            means = [
-                accuracy_cell(accuracy_estimate([number(run.get(name)) for run in runs], min(sizes, default=0)))
-                for name in ("clean", "robust")
-            ]
-            ratios = [ratio_of(point, name) for name in ("clean_ratio", "robust_ratio")]
-            cells = (
-                *means,
-                *(Cell(ratio(value.value), ratio_interval_text(value)) for value in ratios),
-                _standing(points, point),
-                Cell(str(len(runs))),
-            )
-        rows.append(Row(f"{points.number(point)}: {points.name(point)}", cells))
+    rows = tuple(Row(f"{points.number(p)}: {points.name(p)}", _point_cells(points, p)) for p in points.all)
     columns = ("Setting", "Clean (%)", "Robust (%)", "R0/U0", "RD/UD", "Standing", "Runs")
-    return Table("Every setting on the validation images, with 95 % intervals.", columns, tuple(rows))
+    return Table("Every setting on the validation images, with 95 % intervals.", columns, rows)
+
+
+def _point_cells(points: Points, point: Mapping[str, Any]) -> tuple[Cell, ...]:
+    if point.get("status", "ok") != "ok":
+        return (missing(words(point.get("reason"), "no reason given")), *[Cell("")] * 5)
+    runs = [run for run in items(point, "runs") if isinstance(run, Mapping)]
+    n = min((count(run.get("n")) for run in runs), default=0)
+    means = [accuracy_estimate([number(run.get(name)) for run in runs], n) for name in ("clean", "robust")]
+    ratios = [ratio_of(point, name) for name in ("clean_ratio", "robust_ratio")]
+    return (
+        *map(accuracy_cell, means),
+        *(Cell(ratio(value.value), ratio_interval_text(value)) for value in ratios),
+        _standing(points, point),
+        Cell(str(len(runs))),
+    )
 
 
 def _standing(points: Points, point: Mapping[str, Any]) -> Cell:
@@ -115,12 +145,9 @@ def _curves_figure(points: Points) -> Figure | None:
     series = tuple(accuracy_series(group, sweep_points(group, "sweep")) for group in groups)
     if not series:
         return None
-    name = words(entries(points.data, "distortion").get("name"), "distortion").replace("_", " ")
-    panel = Panel(
-        f"{name.capitalize()} noise", "strength ε (pixel units)", "accuracy (%)", series, (0, 102), size="medium"
-    )
+    panel = Panel(_distortion(points.data), "strength ε (pixel units)", "accuracy (%)", series, (0, 102), size="medium")
     caption = "Validation images. At small strengths a regularized net can be below the unregularized one."
-    return Figure("Accuracy against the strength of the noise", (panel,), caption, tables([panel]))
+    return figure_of("Accuracy against the strength of the noise", [panel], caption)
 
 
 def _sweep_group(label: str, look: int, holder: Mapping[str, Any]) -> Group | None:

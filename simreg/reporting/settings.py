@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simreg.reporting import names
-from simreg.reporting.blocks import Block, Cell, Facts, Row, Section, Table, chunks
+from simreg.reporting.blocks import Block, Cell, Facts, Row, Section, Table, chunks, plural
 from simreg.reporting.groups import Group, keys_of
 from simreg.reporting.numbers import NOTHING, count, duration, number, significant
-from simreg.reporting.runs import Run, entries, items, words
+from simreg.reporting.runs import Run, entries, items, machines, words
 
 _LONGEST = 8  # values of a list that are written out
 _HEX = 16  # digits of a fingerprint that are shown
@@ -95,19 +95,34 @@ def _data(run: Run) -> dict[str, str]:
     }
     test = entries(data, "test")
     if test:
+        facts["training images"] = facts.pop("images")
         facts["test images"] = f"{count(test.get('n')):,}, fingerprint {_short(test.get('fingerprint'))}"
     return facts
 
 
+def image_counts(run: Run) -> str:
+    """How many images the run had, and what for."""
+    data, split = entries(run.data, "data"), entries(run.data, "split")
+    n, test = count(data.get("n")), count(entries(data, "test").get("n"))
+    if run.kind == "comparison" and test:
+        return f"{plural(n, 'training image')}, {plural(test, 'test image')}"
+    if run.kind == "selection" and split:
+        used = plural(count(split.get("train")), "training image")
+        return f"{used}, {plural(count(split.get('validation')), 'validation image')}"
+    return plural(n, "image")
+
+
 def _run(run: Run) -> dict[str, str]:
     data = run.data
+    grid = {k: v for k, v in entries(data, "grid").items() if plain(v) not in (NOTHING, "")}
     installed = {name: version for name, version in entries(data, "versions").items() if version}
     facts = {
         "written": created(data),
         "suite": words(data.get("suite"), NOTHING),
         "seed": words(data.get("seed"), NOTHING),
+        "grid": plain(grid) or NOTHING,
         "device": words(data.get("device"), NOTHING),
-        "hardware": plain(data.get("hardware")),
+        "hardware": "; ".join(machines(data)) or NOTHING,
         "time of measuring": duration(number(data.get("seconds"))),
         "versions": ", ".join(f"{words(name)} {words(version)}" for name, version in installed.items()) or NOTHING,
         "file": f"{run.source} (SHA-256 {run.digest}…)" if run.digest else NOTHING,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from simreg.reporting.blocks import Block, Figure, Heatmap, Note, Panel, Section, Series, Text
-from simreg.reporting.describe import tables
+from simreg.reporting.describe import figure_of
 from simreg.reporting.groups import Group, Result, setting
 from simreg.reporting.numbers import count, number
 from simreg.reporting.runs import items
@@ -51,9 +51,7 @@ def _radial_figure(groups: Sequence[Group]) -> Figure | None:
             panels.append(
                 Panel(title, "frequency (cycles per image)", "power", tuple(series), y_scale="log", size="medium")
             )
-    if not panels:
-        return None
-    return Figure("Power over frequency", tuple(panels), f"Mean over all directions. {_TWO}", tables(panels))
+    return figure_of("Power over frequency", panels, f"Mean over all directions. {_TWO}")
 
 
 def _radial_series(group: Group, name: str) -> Series:
@@ -66,7 +64,7 @@ def _radial_series(group: Group, name: str) -> Series:
 
 
 def _power_figures(groups: Sequence[Group]) -> list[Figure]:
-    """The two powers in two dimensions, each with one colour scale for all models."""
+    """The two powers in two dimensions: of one model beside each other, else each with one colour scale for all."""
     figures = []
     for name, title in (("power_of_mean", _OF_MEAN), ("power", _OF_EACH)):
         grids = {g.label: grid for g in groups if (grid := power_grid(g.results("spectrum", "spectrum")[0], name))}
@@ -75,10 +73,14 @@ def _power_figures(groups: Sequence[Group]) -> list[Figure]:
             low, high = min(values), max(values)
             high = high if high > low else low + 1
             axes = ("log10 of the power", "horizontal frequency", "vertical frequency")
-            panels = tuple(Heatmap(label, grid, low, high, *axes) for label, grid in grids.items())
+            of_one = len(groups) == 1
+            panels = tuple(Heatmap(title if of_one else g, grid, low, high, *axes) for g, grid in grids.items())
             caption = "Cycles per image, zero in the middle, one colour scale for all."
             figures.append(Figure(f"{title}, in two dimensions", panels, caption))
-    return figures
+    if len(groups) > 1 or not figures:
+        return figures
+    together = tuple(panel for figure in figures for panel in figure.panels)
+    return [Figure("Power in two dimensions", together, "Cycles per image, zero in the middle.")]
 
 
 def power_grid(result: Result, name: str = "power") -> tuple[tuple[float, ...], ...]:

@@ -8,7 +8,7 @@ from functools import partial
 
 from simreg.reporting import names
 from simreg.reporting.blocks import MODELS, Cell, Row, Table, chunks, missing
-from simreg.reporting.cells import accuracy_cell, distance_cell, masking_cell
+from simreg.reporting.cells import accuracy_cell, distance_cell
 from simreg.reporting.groups import (
     Group,
     corruption_estimate,
@@ -17,9 +17,11 @@ from simreg.reporting.groups import (
     setting,
     sweep_points,
 )
+from simreg.reporting.masking import masking_cell
 from simreg.reporting.numbers import count, number, percent, significant
 from simreg.reporting.runs import entries, items, words
 
+_WIDEST = 10  # columns of a table
 _ALL_STRENGTHS = 6  # sweeps with more strengths show three of them
 
 
@@ -35,6 +37,8 @@ def threat_tables(groups: Sequence[Group], keys: Sequence[str], caption: str, *,
     Returns:
         One table for each four models.
     """
+    if len(groups) == 1 and (wide := strength_tables(groups[0], keys, caption)):
+        return wide
     tables = []
     for part in chunks(groups, MODELS):
         rows = [row for key in keys for row in _measurement_rows(groups, part, key)]
@@ -44,6 +48,35 @@ def threat_tables(groups: Sequence[Group], keys: Sequence[str], caption: str, *,
             columns = ("Measurement", *(group.label for group in part))
             tables.append(Table(caption, columns, tuple(rows)))
     return tables
+
+
+def strength_tables(group: Group, keys: Sequence[str], caption: str) -> list[Table]:
+    """The sweeps of one model, a row each and a column per strength, by norm; none where that would be too wide."""
+    by_label: dict[str, list[str]] = {}
+    for key in keys:
+        if kind_of([group], key) not in ("sweep", None):
+            return []
+        by_label.setdefault(names.strength_label(key, setting(group, key, "norm")), []).append(key)
+    if all(key in names.STRENGTHS for key in keys):  # noises differ in unit, but are read side by side
+        by_label = {"strength ε": list(keys)}
+    tables = [_strength_table(group, label, found, caption) for label, found in by_label.items()]
+    return tables if all(1 < len(table.columns) <= _WIDEST for table in tables) else []
+
+
+def _strength_table(group: Group, label: str, keys: Sequence[str], caption: str) -> Table:
+    shown = {key: shown_strengths([point.epsilon for point in sweep_points(group, key)]) for key in keys}
+    columns = sorted({f"{epsilon:.6g}": epsilon for found in shown.values() for epsilon in found}.values())
+    rows = []
+    for key in keys:
+        about = _conditions([group], key).strip(" ()")
+        reason = group.reason(key)
+        cells = tuple(_at(key, e, group, "") for e in columns) if reason is None else (missing(reason, len(columns)),)
+        rows.append(Row(names.measurement(key), cells, header_detail=about))
+        for row in _stage_rows([group], key, max(shown[key], default=0.0), names.measurement(key)):
+            cells = tuple(row.cells[0] if e == max(shown[key]) else Cell("") for e in columns)
+            rows.append(Row(row.header.partition(", ")[2], cells, header_detail=row.group))
+    heads = ["clean" if e == 0 else names.strength(e) for e in columns]
+    return Table(caption, (label, *heads), tuple(rows))
 
 
 def _measurement_rows(groups: Sequence[Group], part: Sequence[Group], key: str) -> list[Row]:
@@ -117,12 +150,16 @@ def _stage_rows(part: Sequence[Group], key: str, epsilon: float, title: str) -> 
                     stages.setdefault(str(stage), {})[i] = number(values[strengths.index(epsilon)])
     return [
         Row(
-            f"ε = {names.strength(epsilon)}, left after {words(stage)}",
+            f"ε = {names.strength(epsilon)}, left after {_stage(words(stage))}",
             tuple(Cell(percent(left.get(i, math.nan))) for i in range(len(part))),
             title,
         )
         for stage, left in stages.items()
     ]
+
+
+def _stage(name: str) -> str:
+    return "Square" if name == "square" else name.upper()
 
 
 def shown_strengths(strengths: Sequence[float]) -> list[float]:
@@ -141,11 +178,11 @@ def shown_strengths(strengths: Sequence[float]) -> list[float]:
     return [*(v for v in ordered if v == 0), above[max(last // 5 - 1, 0)], above[last // 2 - 1], above[-1]]
 
 
-def _at(key: str, epsilon: float, group: Group) -> Cell:
+def _at(key: str, epsilon: float, group: Group, absent: str = "not at this strength") -> Cell:
     for point in sweep_points(group, key):
         if math.isclose(point.epsilon, epsilon, rel_tol=1e-5, abs_tol=1e-9):
             return accuracy_cell(point.accuracy)
-    return Cell("–", "not at this strength", "missing")
+    return Cell("–" if absent else "", absent, "missing" if absent else "number")
 
 
 def _distance_rows(part: Sequence[Group], key: str, title: str) -> list[Row]:
@@ -165,7 +202,7 @@ def _distance_rows(part: Sequence[Group], key: str, title: str) -> list[Row]:
         spent = [q for q in spent if math.isfinite(q)]
         return Cell(significant(sum(spent) / len(spent)) if spent else "–")
 
-    kinds = (
+    kinds: tuple[tuple[str, Callable[[Group], Cell]], ...] = (
         (f"median {names.distance_label(norm)}", lambda group: distance_cell(median_distance(group, key))),
         ("median of the starting points", start),
         ("images without a result", failures),

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from simreg.reporting import names
 from simreg.reporting.blocks import Block, Note, Section, Text
-from simreg.reporting.cells import masking_line
-from simreg.reporting.checks import masking_tables
-from simreg.reporting.corruption import corruption_blocks
+from simreg.reporting.corruption import corruption_tables, sources
 from simreg.reporting.curves import distance_figure, query_figure, sweep_figure
 from simreg.reporting.groups import Group, keys_of, kind_of, threat_of
+from simreg.reporting.masking import masking_line, masking_tables
 from simreg.reporting.spectra import spectrum_section
 from simreg.reporting.tables import threat_tables
 
@@ -33,6 +32,7 @@ def _section(groups: Sequence[Group], threat: str, keys: Sequence[str]) -> Secti
     blocks: list[Block] = [Text(names.THREAT_EXPLANATIONS[threat])] if threat in names.THREAT_EXPLANATIONS else []
     brief, white_box = names.BRIEF.get(threat, title), threat == "white_box"
     what = "distances" if threat == "decision" else "accuracy in %"
+    blocks += [Note(line) for line in sources(groups)] if "corruptions" in keys else []
     blocks += threat_tables(groups, keys, f"{brief}: {what}, with 95 % intervals.", masking=white_box)
     if white_box:
         blocks += _masking(groups)
@@ -61,9 +61,10 @@ def _figures(groups: Sequence[Group], threat: str, keys: Sequence[str]) -> list[
     brief = names.BRIEF.get(threat, names.THREATS[threat])
     caption = masking_line(groups) if threat == "white_box" else ""
     sweeps = [key for key in keys if kind_of(groups, key) == "sweep"]
-    figures = [sweep_figure(groups, sweeps, f"{brief}: accuracy against strength", caption)]
-    if threat == "score":
-        figures.append(query_figure(groups, sweeps))
+    by_queries = query_figure(groups, sweeps) if threat == "score" else None
+    figures = [by_queries]
+    if by_queries is None or len(groups) > 1:  # of one model the curves over queries have every strength
+        figures.insert(0, sweep_figure(groups, sweeps, f"{brief}: accuracy against strength", caption))
     figures += [distance_figure(groups, key) for key in keys if kind_of(groups, key) == "distances"]
     blocks: list[Block] = [figure for figure in figures if figure is not None]
-    return blocks + (corruption_blocks(groups) if threat == "corruption" else [])
+    return blocks + (list(corruption_tables(groups)) if threat == "corruption" else [])

@@ -55,6 +55,7 @@ def test_results_have_every_method_seed_and_measurement(run, tmp_path):
     assert (results["data"]["name"], results["data"]["n"], results["data"]["shape"]) == ("corners", 40, [1, 12, 12])
     assert results["data"]["test"]["n"] == 30
     assert results["recipe"]["batch_size"] == 16
+    assert results["threat_linf"] == 8 / 255
     assert list(results["methods"]) == METHODS.split(",")
     for name, method in results["methods"].items():
         assert method["label"]
@@ -67,6 +68,8 @@ def test_results_have_every_method_seed_and_measurement(run, tmp_path):
             assert 0 < r["milliseconds_per_step"] <= 1000 * r["training_seconds"]
             assert r["history"]["step"] == [0, 1, 2, 3]
             assert r["measurements"]["gaussian"]["result"]["epsilons"] == [0.0, 0.1]
+            assert {check["name"] for check in r["masking"]["checks"]} >= {"black_box", "large_budget"}
+            assert {verdict["threat"] for verdict in r["verdicts"]} >= {"clean", "noise", "white_box"}
     assert set(results["methods"]["simreg"]["runs"][0]["history"]["layer_weights"]) == {"stem", "layer1.1"}
     assert len(evaluate.calls) == 6
 

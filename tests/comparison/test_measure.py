@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from simreg.comparison.measure import evaluate_suite
+from simreg.comparison.measure import evaluate_suite, judge
 from simreg.robustness import Classifier
 
 evaluation = pytest.importorskip("simreg.evaluation")
@@ -25,3 +25,15 @@ def test_the_suite_gets_the_strengths_of_the_data_and_the_regularized_layers(mak
         assert (features is None) == (not layers)
         if layers:
             assert [f.shape for f in features(images)] == [(8, 6, 8, 8)]
+
+
+def test_nets_are_judged_at_the_budget_of_their_data(images):
+    result = {"name": "pgd", "epsilons": [8 / 255, 0.3], "accuracies": [0.5, 0.0], "n": 400, "settings": {}}
+    measured = {"pgd_linf": {"status": "ok", "type": "sweep", "threat": "white_box", "result": result}}
+    for dataset, budget in (("cifar10", "8/255"), ("digits", "0.3")):
+        judged = judge(measured, images, dataset=dataset, classes=10)
+        said = [verdict["verdict"] for verdict in judged["verdicts"] if verdict["threat"] == "white_box"]
+        assert any(f"robustness at {budget} (L-inf)" in text for text in said)
+        passed = {check["name"]: check["passed"] for check in judged["masking"]["checks"]}
+        assert passed["deterministic"] is passed["logits"] is True
+        assert passed["black_box"] is None
