@@ -159,7 +159,16 @@ def _stage_rows(part: Sequence[Group], key: str, epsilon: float, title: str) -> 
 
 
 def _stage(name: str) -> str:
-    return "Square" if name == "square" else name.upper()
+    """A stage in words.
+
+    Example:
+        >>> _stage("apgd-t"), _stage("square"), _stage("dlr +10 features")
+        ('APGD-T', 'Square', 'DLR + 10 features')
+    """
+    if name == "square":
+        return "Square"
+    loss, _, weight = name.partition(" ")
+    return " ".join([loss.upper(), *([weight.replace("+", "+ ").replace("-", "- ")] if weight else [])])
 
 
 def shown_strengths(strengths: Sequence[float]) -> list[float]:
