@@ -55,7 +55,7 @@ def comparison_text(results: Mapping[str, Any]) -> str:
     if left_out:
         lines.append(textwrap.fill(f"in the report: {', '.join(left_out)}", _WIDTH))
     note = "Accuracy in %, at the strength named. " + (
-        "+-: half of the 95 % interval of the mean over seeds (Student's t)."
+        "+-: half of the 95 % interval of the mean over seeds (Student's t), where they differ."
         if seeds > 1
         else "One seed: what another seed would give is unknown."
     )
@@ -152,11 +152,16 @@ def _budget(results: Mapping[str, Any], budget: str) -> str:
 
 
 def _mean(values: Sequence[float], form: str) -> str:
-    """Mean over seeds, with half of its interval where there are several."""
+    """Mean over seeds, with half of its interval where they differ.
+
+    Example:
+        >>> _mean([1.0, 2.0], ".1f"), _mean([0.0, 0.0], ".1f")
+        ('1.5 +-6.4', '0.0')
+    """
     if not all(map(math.isfinite, values)):
         return "inf"
     text = f"{statistics.fmean(values):{form}}"
-    if len(values) == 1:
+    if len(set(values)) == 1:
         return text
     low, high = mean_interval(values)
     return f"{text} +-{(high - low) / 2:{form}}"
