@@ -55,8 +55,8 @@ def done(method: Mapping[str, Any], budget: str) -> list[Mapping[str, Any]]:
 
 
 def mean_of(runs: Sequence[Mapping[str, Any]], name: str) -> Estimate:
-    """Mean of one number over training runs."""
-    return mean_estimate([number(run.get(name)) for run in runs])
+    """Mean over training runs of one number that is never negative."""
+    return mean_estimate([number(run.get(name)) for run in runs]).within(0.0)
 
 
 def labels_of(data: Mapping[str, Any]) -> dict[str, tuple[str, int]]:

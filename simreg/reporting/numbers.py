@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simreg.robustness.intervals import mean_interval, median_interval, wilson
@@ -31,6 +31,11 @@ class Estimate:
     high: float = math.nan
     n: int = 0
     seeds: int = 1
+
+    def within(self, least: float, most: float = math.inf) -> Estimate:
+        """The same value, its interval cut to what is possible: Student's t does not know that a share ends at 1."""
+        low, high = (end if math.isnan(end) else min(max(end, least), most) for end in (self.low, self.high))
+        return replace(self, low=low, high=high)
 
 
 def number(value: Any) -> float:
@@ -63,8 +68,8 @@ def accuracy_estimate(values: Sequence[float], n: int) -> Estimate:
         >>> one = accuracy_estimate([0.5], 100)
         >>> round(one.low, 3), round(one.high, 3)
         (0.404, 0.596)
-        >>> round(accuracy_estimate([0.0, 0.0], 100).high, 3)
-        0.037
+        >>> round(accuracy_estimate([0.0, 0.0], 100).high, 3), accuracy_estimate([0.1, 0.9], 100).high
+        (0.037, 1.0)
         >>> accuracy_estimate([], 100).value
         nan
     """
@@ -72,7 +77,7 @@ def accuracy_estimate(values: Sequence[float], n: int) -> Estimate:
     if not known:
         return Estimate(math.nan, n=n, seeds=len(values))
     if len(set(known)) > 1:
-        return mean_estimate(known, n)
+        return mean_estimate(known, n).within(0.0, 1.0)
     if n < 1 or not 0 <= known[0] <= 1:
         return Estimate(known[0], n=n, seeds=len(known))
     return Estimate(known[0], *wilson(known[0], n), n=n, seeds=len(known))

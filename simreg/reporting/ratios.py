@@ -24,7 +24,7 @@ def ratio_estimate(group: Group, reference: Group, epsilon: float | None, key: s
     pairs = _pairs(group, reference)
     if len(pairs) > 1:
         ratios = [_divide(_accuracy(r, epsilon, key).value, _accuracy(u, epsilon, key).value) for r, u in pairs]
-        return mean_estimate([value for value in ratios if math.isfinite(value)])
+        return mean_estimate([value for value in ratios if math.isfinite(value)]).within(0.0)
     r, u = _accuracy(group, epsilon, key), _accuracy(reference, epsilon, key)
     value = _divide(r.value, u.value)
     if r.n < 1 or u.n < 1 or r.seeds > 1 or u.seeds > 1 or not (0 <= r.value <= 1 and 0 <= u.value <= 1):
