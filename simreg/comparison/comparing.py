@@ -19,6 +19,7 @@ from simreg.comparison.recipe import Network, Split
 from simreg.comparison.training import CHECKPOINT_SECONDS, Timing, TrainingDiverged
 from simreg.data import ImageSplit
 from simreg.robustness import Surrogate, read_results, write_results
+from simreg.robustness._surrogate import weights_fingerprint
 
 SURROGATE_SEED = 10_000
 """Seed of the unregularized net that transferred attacks are made on; seeds of a comparison are smaller."""
@@ -194,7 +195,7 @@ class _Comparison:
     def _measure(self, job: _Job, net: TrainedNet, surrogate: Surrogate) -> dict[str, Any]:
         """Measurements of one net, from the file where they are kept if they are of this very net."""
         path = self._measured_path(job)
-        key = [Surrogate(net.classifier, name="").fingerprint, surrogate.fingerprint]
+        key = [weights_fingerprint(net.classifier), surrogate.fingerprint]
         if path.exists():
             kept = read_results(path)
             measurements: dict[str, Any] = kept["measurements"]

@@ -20,7 +20,8 @@ from simreg.comparison.recipe import Network, Split, derive_seed
 from simreg.comparison.training import CHECKPOINT_SECONDS, TrainingDiverged
 from simreg.comparison.weighing import weigh
 from simreg.data import ImageSplit
-from simreg.robustness import Surrogate, noise_sweep, read_results, write_results
+from simreg.robustness import noise_sweep, read_results, write_results
+from simreg.robustness._surrogate import weights_fingerprint
 
 REFERENCE = "none"
 _MOST_VALIDATION = 2000
@@ -145,7 +146,7 @@ class _Selection:
     def _measure(self, name: str, net: TrainedNet) -> dict[str, Any]:
         """Gaussian noise on the validation images, from none to D, or what was kept of it."""
         path = self._measured_path(name)
-        key = Surrogate(net.classifier, name="").fingerprint
+        key = weights_fingerprint(net.classifier)
         if path.exists():
             kept = read_results(path)
             if kept["fingerprint"] == key:
