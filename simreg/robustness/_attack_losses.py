@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simreg.robustness.classifier import Classifier, evaluation_mode
+from simreg.robustness._input_gradient import loss_and_gradient
+from simreg.robustness.classifier import Classifier
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Iterates (n, C, H, W), their logits (n, K) and their rows in the batch (n,) -> one value per image (n,)."""
@@ -60,16 +61,6 @@ def ranked_rivals(logits: Tensor, labels: Tensor) -> Tensor:
     return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
-def loss_and_gradient(
-    classifier: Classifier, images: Tensor, rows: Tensor, loss: Loss
-) -> tuple[Tensor, Tensor, Tensor]:
+def gradient_of(classifier: Classifier, images: Tensor, rows: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
     """Loss (n,), its gradient (n, C, H, W) and logits (n, K), all detached; works where gradients are switched off."""
-    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(classifier.model):
-        pixels = images.detach().clone().requires_grad_()
-        logits = classifier(pixels)
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        values = loss(pixels, wide, rows)
-        (gradient,) = torch.autograd.grad(values.sum(), pixels)
-    if not bool(gradient.isfinite().all()):
-        raise ValueError("the model's gradient with respect to the images is not finite: check its weights.")
-    return values.detach(), gradient, logits.detach()
+    return loss_and_gradient(classifier, images, lambda pixels, logits: loss(pixels, logits, rows))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from simreg.robustness._attack_losses import Loss, loss_and_gradient
+from simreg.robustness._attack_losses import Loss, gradient_of
 from simreg.robustness._norms import Norm, ascent_direction, per_row, row_norms, unit
 from simreg.robustness._random import draw_per_image
 from simreg.robustness.classifier import Classifier
@@ -86,7 +86,7 @@ def auto_pgd(
         if not len(search.rows):
             break
         _move(search, epsilon, norm, _MOMENTUM if step > 1 else 1.0)
-        values, gradient, logits = loss_and_gradient(classifier, search.iterate, search.rows, loss)
+        values, gradient, logits = gradient_of(classifier, search.iterate, search.rows, loss)
         _look(search, values, gradient, logits.argmax(dim=1) != labels[search.rows])
         _retire(search, result)
         if step in marks:
@@ -133,7 +133,7 @@ def _begin(
     classifier: Classifier, images: Tensor, labels: Tensor, loss: Loss, epsilon: float, start: Tensor
 ) -> _Search:
     rows = torch.arange(len(images), device=images.device)
-    values, gradient, logits = loss_and_gradient(classifier, start, rows, loss)
+    values, gradient, logits = gradient_of(classifier, start, rows, loss)
     step = torch.full((len(images), 1, 1, 1), 2 * epsilon, dtype=images.dtype, device=images.device)
     return _Search(
         rows=rows,

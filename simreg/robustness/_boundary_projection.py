@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simreg.robustness._attack_losses import loss_and_gradient
+from simreg.robustness._attack_losses import gradient_of
 from simreg.robustness._norms import Norm, per_row, row_norms
 from simreg.robustness.classifier import Classifier
 
@@ -60,7 +60,7 @@ def targeted_fab(
         if not len(rows):
             break
         origin = images[rows]
-        value, gradient, _logits = loss_and_gradient(classifier, iterate, rows, ahead)
+        value, gradient, _logits = gradient_of(classifier, iterate, rows, ahead)
         iterate = _walk(origin, iterate, value, gradient, norm)
         crossed = _errs(classifier, iterate, labels[rows])
         _keep_nearer(nearest, distance, rows[crossed], iterate[crossed], images, norm)

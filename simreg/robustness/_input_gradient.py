@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,7 @@ from simreg._warn import warn
 from simreg.robustness.classifier import Classifier, check_labels_fit, evaluation_mode
 
 _MASKED_SHARE = 0.1  # share of images without any gradient from which on the user is told
+_INSIDE = 1e-6  # in pixel units, far below one of 255 gray levels
 
 
 def input_gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,6 +36,48 @@ def input_gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> tu
     Raises:
         ValueError: If the logits carry no gradient or the gradient is not finite.
     """
+
+    def odds(pixels: Tensor, logits: Tensor) -> Tensor:
+        # the copy of the labels may be saved for backward, an inference tensor may not
+        return log_odds_of_error(logits, check_labels_fit(labels, logits).clone())
+
+    _, gradient, logits = loss_and_gradient(classifier, images, odds)
+    return gradient, logits
+
+
+def loss_and_gradient(
+    classifier: Classifier, images: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of each image, its gradient with respect to the image, and the logits.
+
+    Pixels of 0 and 1 lie where a model that clamps its input has a slope of zero to both sides. Where all pixels of an
+    image at one end have no gradient, it is taken a millionth inside [0, 1].
+
+    Args:
+        classifier: Differentiable model on images in [0, 1].
+        images: Shape (N, C, H, W), floating point.
+        loss: Images and logits (N, K), at least float32, to one value per image (N,).
+
+    Returns:
+        Loss (N,), gradient (N, C, H, W) and logits (N, K) in the model's type, all detached.
+
+    Raises:
+        ValueError: If the logits carry no gradient or the gradient is not finite.
+    """
+    values, gradient, logits = _one_pass(classifier, images, loss)
+    blind = _blind_at_the_ends(images, gradient)
+    if bool(blind.any()):
+        least = max(_INSIDE, torch.finfo(images.dtype).eps)
+        _, moved, _ = _one_pass(classifier, images.clamp(least, 1 - least), loss)
+        gradient = torch.where(blind[:, None, None, None], moved, gradient)
+    if not bool(gradient.isfinite().all()):
+        raise ValueError("the model's gradient with respect to the images is not finite: check its weights.")
+    return values, gradient, logits
+
+
+def _one_pass(
+    classifier: Classifier, images: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(classifier.model):
         pixels = images.detach().clone().requires_grad_()
         logits = classifier(pixels)
@@ -41,13 +86,17 @@ def input_gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> tu
                 "the model's logits carry no gradient with respect to the images, which a gradient attack needs. "
                 "Remove torch.no_grad(), detach() or NumPy from the model, or use boundary_attack."
             )
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        # the copy of the labels may be saved for backward, an inference tensor may not
-        odds = log_odds_of_error(wide, check_labels_fit(labels, logits).clone())
-        (gradient,) = torch.autograd.grad(odds.sum(), pixels)  # the sum keeps each image independent of the batch
-    if not bool(gradient.isfinite().all()):
-        raise ValueError("the model's gradient with respect to the images is not finite: check its weights.")
-    return gradient, logits.detach()
+        values = loss(pixels, logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        (gradient,) = torch.autograd.grad(values.sum(), pixels)  # the sum keeps each image independent of the batch
+    return values.detach(), gradient, logits.detach()
+
+
+def _blind_at_the_ends(images: Tensor, gradient: Tensor) -> Tensor:
+    """Images (N,) with pixels at 0, or at 1, none of which has a gradient."""
+    dead = gradient == 0
+    ends = ((images <= 0).flatten(1), (images >= 1).flatten(1))
+    found = [end.any(dim=1) & (dead.flatten(1) | ~end).all(dim=1) for end in ends]
+    return found[0] | found[1]
 
 
 def log_odds_of_error(logits: Tensor, labels: Tensor) -> Tensor:

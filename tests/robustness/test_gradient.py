@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from simreg.robustness import Classifier, Surrogate, fgsm, fgsm_sweep, pgd, pgd_accuracy, transfer_sweep
+from simreg.robustness import (
+    Classifier,
+    Surrogate,
+    auto_attack_accuracy,
+    fgsm,
+    fgsm_sweep,
+    pgd,
+    pgd_accuracy,
+    transfer_sweep,
+)
 from simreg.robustness._norms import unit
 from simreg.robustness.gradient_sign import FGSM_EPSILONS, FGSM_L2_EPSILONS
 from simreg.robustness.projected_gradient import PGD
@@ -75,6 +84,40 @@ def test_confidence_does_not_hide_the_way(norm):
     many = pgd_accuracy(confident, images, labels, epsilon, norm=norm, steps=20)
     assert many.at(epsilon) == pytest.approx(exact, abs=0.011)
     assert fgsm_sweep(model, images, labels, [epsilon]).settings["saturated_share"] == 0
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("end", ["both", "zero"])
+def test_a_model_that_clamps_its_input_is_attacked_like_the_same_model_without(norm, end):
+    model, images, labels, _, w = linear_problem()
+    images = images.round() if end == "both" else images.sub(0.5).clamp_min(0)  # pixels at the ends of [0, 1]
+    with torch.no_grad():
+        model[1].bias[1] = -(images.flatten(1) @ w).mean()
+    labels = model(images).argmax(dim=1)
+
+    def clamped(x):
+        return model(x.clamp(0, 1) if end == "both" else x.relu())
+
+    budgets = [0.02, 0.1]
+    for attack in (fgsm_sweep, pgd_accuracy, auto_attack_accuracy):
+        options = {"max_queries": 1, "steps": 10} if attack is auto_attack_accuracy else {}
+        assert attack(clamped, images, labels, budgets, norm=norm, **options).accuracies == pytest.approx(
+            attack(model, images, labels, budgets, norm=norm, **options).accuracies, abs=0.011
+        )
+
+
+def test_gradients_inside_the_image_range_are_untouched(batch):
+    images, labels = batch
+    passes = []
+
+    def counted(x):
+        passes.append(len(x))
+        return MODEL(x)
+
+    fgsm(counted, images.clamp(0.01, 0.99), labels, 0.1)
+    assert len(passes) == 1
+    fgsm(counted, images.round(), labels, 0.1)  # at the ends, but with a gradient there
+    assert len(passes) == 2
 
 
 def test_l2_transfer_follows_the_surrogate_and_not_the_model():
