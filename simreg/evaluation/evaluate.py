@@ -104,6 +104,7 @@ def evaluate_model(
         no_surrogate,
         layer_features(classifier, layers) if layers else None,
         None if corruptions is None else str(corruptions),
+        findings.depends_on_batch,
     )
     batch_size = batch_size or fitting_batch(subject)
     device = str(classifier.device or "cpu")
@@ -163,7 +164,7 @@ class _Record:
             self.results["measurements"],
             values_per_image=values,
             random=self.findings.random,
-            samples=self.findings.samples,
+            samples=self.findings.samples if self.findings.repeatable else 1,
             probabilities=self.findings.probabilities,
         )
         self.results["verdicts"] = verdicts(
@@ -172,6 +173,7 @@ class _Record:
             threat_linf=self.threat_linf,
             values_per_image=values,
             classes=_classes(self.data),
+            majority=_majority(self.data),
         )
 
 
@@ -235,9 +237,10 @@ def _pending(measurement: Measurement) -> dict[str, Any]:
 
 
 def _near_chance(entries: Mapping[str, Any], data: EvaluationData) -> list[str]:
-    """A note if the model hardly knows the images; half a tenth above chance counts as knowing them."""
+    """A note if the model hardly knows the images: a twentieth of the way from a constant answer to all right."""
     clean = entries.get("clean", {})
-    if clean.get("status") != "ok" or clean["result"]["accuracies"][0] > 1 / _classes(data) + 0.05:
+    constant = max(1 / _classes(data), _majority(data))
+    if clean.get("status") != "ok" or clean["result"]["accuracies"][0] > constant + (1 - constant) / 20:
         return []
     return [
         "Clean accuracy is near chance: are the normalisation (--mean, --std), the order of the classes and the data "
@@ -247,6 +250,11 @@ def _near_chance(entries: Mapping[str, Any], data: EvaluationData) -> list[str]:
 
 def _classes(data: EvaluationData) -> int:
     return len(data.classes) or int(data.labels.max()) + 1
+
+
+def _majority(data: EvaluationData) -> float:
+    """Share of the most frequent class: what a constant answer gets right."""
+    return int(data.labels.bincount().max()) / len(data.labels)
 
 
 def _parameters(model: object) -> int | None:

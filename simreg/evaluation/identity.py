@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from simreg._hashing import sha256_of
 from simreg.evaluation.suites import Subject
-from simreg.robustness import Classifier
+from simreg.robustness import Classifier, ExpectedClassifier
 from simreg.robustness._generators import seeded_generators
 from simreg.robustness._input_gradient import input_gradient
 from simreg.robustness._surrogate import weights_fingerprint
@@ -24,16 +24,18 @@ def fingerprint(subject: Subject, batch_size: int) -> str:
 
     Args:
         subject: What is measured.
-        batch_size: Images per call at first: it decides the results of models that are random at inference.
+        batch_size: Images per call at first: it decides the results of models that are random at inference, or whose
+            answer about an image depends on the others of its batch.
     """
     classifier, surrogate = subject.classifier, subject.surrogate
+    batch_matters = subject.batch_matters or isinstance(classifier, ExpectedClassifier)
     parts = (
         model_fingerprint(classifier, subject.images, subject.labels),
         None if surrogate is None else (surrogate.name, surrogate.fingerprint),
         getattr(subject.features, "layers", subject.features is not None),
         _folder_state(subject.corruptions),
         subject.seed,
-        batch_size if getattr(classifier, "samples", 1) > 1 else None,
+        batch_size if batch_matters else None,
     )
     return sha256_of({"images": subject.images, "labels": subject.labels}, str(parts))
 
@@ -53,8 +55,10 @@ def model_fingerprint(classifier: Classifier, images: Tensor, labels: Tensor) ->
             steep: object = [f"{value:.1e}" for value in gradient.double().flatten(1).norm(dim=1).tolist()[:4]]
         except ValueError:  # no gradient, or not a finite one
             steep = None
-    largest = float(logits.abs().max())
-    answers = (f"{largest:.1e}", (logits / max(largest, 1e-30)).mul(100).round().int().tolist())
+    largest = float(logits.abs().where(logits.isfinite(), 0.0).max())
+    relative = (logits / max(largest, 1e-30)).clamp(-1, 1)  # -inf masks a class
+    probabilities = logits.softmax(dim=1)  # where one huge logit makes the others small
+    answers = (f"{largest:.1e}", *(values.mul(100).round().int().tolist() for values in (relative, probabilities)))
     wrapper = (type(classifier).__name__, getattr(classifier, "samples", 1), classifier.mean, classifier.std)
     weights = weights_fingerprint(classifier) if isinstance(classifier.model, nn.Module) else None
     described = (weights, wrapper, answers, steep)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from simreg.evaluation.suites import Subject
-from simreg.robustness import Classifier
+from simreg.robustness import Classifier, ExpectedClassifier
 from simreg.robustness.classifier import evaluation_mode, unit_float
 
 _LARGEST_GPU_BATCH = 1024
@@ -20,12 +20,13 @@ _TRIED = 4  # images of the trial
 def fitting_batch(subject: Subject) -> int:
     """Images whose forward and backward pass takes half of the free memory: at most 1024 on a GPU, 128 elsewhere.
 
-    A model that is random at inference takes 128 on a GPU too, as its results depend on the batch. Where nothing can be
-    measured, such as for a model without gradient, the largest number is returned: lack of memory halves it later.
+    A model whose results depend on the batch, such as one that is random at inference, takes 128 on a GPU too. Where
+    nothing can be measured, such as for a model without gradient, the largest number is returned: lack of memory halves
+    it later.
     """
     device = subject.classifier.device or torch.device("cpu")
-    is_random = getattr(subject.classifier, "samples", 1) > 1
-    largest = _LARGEST_GPU_BATCH if device.type == "cuda" and not is_random else _LARGEST_BATCH
+    batch_matters = subject.batch_matters or isinstance(subject.classifier, ExpectedClassifier)
+    largest = _LARGEST_GPU_BATCH if device.type == "cuda" and not batch_matters else _LARGEST_BATCH
     free = free_memory(device)
     if free is None:
         return largest

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from simreg.evaluation.data import EvaluationData
 from simreg.evaluation.models import LoadedModel
-from simreg.robustness import ExpectedClassifier, LogOfProbabilities, is_random, returns_probabilities
+from simreg.robustness import (
+    ExpectedClassifier,
+    LogOfProbabilities,
+    depends_on_batch,
+    is_random,
+    returns_probabilities,
+)
 from simreg.robustness._generators import seeded_generators
 from simreg.robustness.classifier import check_evaluation_set, check_labels_fit, unit_float
 
@@ -22,7 +28,9 @@ class Findings:
 
     random: bool = False
     samples: int = 1
+    repeatable: bool = True
     probabilities: bool = False
+    depends_on_batch: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -32,6 +40,16 @@ class Findings:
             notes.append(
                 f"The model answers differently each time: everything was measured on its mean answer over "
                 f"{self.samples} passes (expectation over transformation)."
+            )
+        if not self.repeatable:
+            notes.append(
+                "The mean answer changes too, as the model draws from a generator of its own: attacks chase chance, "
+                "and all numbers are only roughly right."
+            )
+        if self.depends_on_batch:
+            notes.append(
+                "The answer about an image depends on the images beside it (batch normalisation in training mode?): "
+                "all numbers depend on the batch size."
             )
         if self.probabilities:
             notes.append("The model returns probabilities: attacks work on their logarithm, which is a valid logit.")
@@ -70,12 +88,14 @@ def check_model(
         logits = _answer(loaded, some)
         probabilities = returns_probabilities(classifier, some)
         random = is_random(classifier, some)
+        beside = not random and depends_on_batch(classifier, some)
     _check_classes(loaded, data, logits)
     if probabilities:
         classifier = LogOfProbabilities(classifier)
     if random:
         classifier = ExpectedClassifier(classifier, samples=samples, seed=seed)
-    found = Findings(random, samples if random else 1, probabilities)
+    repeatable = not random or not is_random(classifier, some)
+    found = Findings(random, samples if random else 1, repeatable, probabilities, beside)
     return replace(loaded, classifier=classifier), found
 
 

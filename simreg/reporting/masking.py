@@ -9,7 +9,7 @@ from simreg.reporting import names
 from simreg.reporting.blocks import MODELS, Cell, Row, Table, chunks
 from simreg.reporting.groups import Group
 from simreg.reporting.runs import items, words
-from simreg.robustness.masking import DECISIVE
+from simreg.robustness._masking_checks import DECISIVE
 
 Panel = Mapping[str, Any]
 

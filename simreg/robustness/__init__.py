@@ -20,7 +20,13 @@ from simreg.robustness.corruptions import (
     published_sweep,
 )
 from simreg.robustness.decision import boundary_attack
-from simreg.robustness.expectation import ExpectedClassifier, LogOfProbabilities, is_random, returns_probabilities
+from simreg.robustness.expectation import (
+    ExpectedClassifier,
+    LogOfProbabilities,
+    depends_on_batch,
+    is_random,
+    returns_probabilities,
+)
 from simreg.robustness.frequency import mean_frequency
 from simreg.robustness.gradient_sign import FGSM_EPSILONS, FGSM_L2_EPSILONS, fgsm, fgsm_sweep
 from simreg.robustness.hop_skip_jump import hop_skip_jump
@@ -79,6 +85,7 @@ __all__ = [
     "choose",
     "corrupt",
     "corruption_sweep",
+    "depends_on_batch",
     "difference_interval",
     "fgsm",
     "fgsm_sweep",

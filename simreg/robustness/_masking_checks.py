@@ -37,6 +37,13 @@ UNDER_RUN_GAP = 0.1
 """Accuracy that a stronger attack may take from PGD before PGD counts as under-run."""
 
 
+DECISIVE = (("zero_gradients",), ("large_budget",), ("black_box", "square_after_gradients"))
+"""Checks without which the panel's silence means nothing: one of each group."""
+
+SQUARE_SHARE = 0.01
+"""Share of the images that Square may take after AutoAttack's gradient attacks."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One check of the panel; ``passed`` is None where its measurements were not run."""
@@ -125,7 +132,7 @@ def under_run_check(measurements: Measurements) -> Check:
 
 
 def square_after_gradients_check(measurements: Measurements) -> Check:
-    question = "Does Square, after AutoAttack's gradient attacks, find no more than sampling error?"
+    question = f"Does Square take at most {share_text(SQUARE_SHARE)} of the images after AutoAttack's gradient attacks?"
     pairs = [
         (left, final)
         for norm in ("linf", "l2")
@@ -133,7 +140,16 @@ def square_after_gradients_check(measurements: Measurements) -> Check:
         for final in readings(measurements, [f"autoattack_{norm}"])
         if same_epsilon(left.epsilon, final.epsilon) and _has_square(measurements, f"autoattack_{norm}")
     ]
-    return _worst_pair("square_after_gradients", question, pairs, 0.0, "AutoAttack with Square was not run")
+    if not pairs:
+        return Check("square_after_gradients", question, None, None, "AutoAttack with Square was not run")
+    # the same images: each that Square takes is one that gradients missed, and no sampling error
+    taken, left, final = max(((one.accuracy - two.accuracy, one, two) for one, two in pairs), key=lambda item: item[0])
+    lower, _ = wilson(min(max(taken, 0.0), 1.0), left.n, LEVEL)
+    detail = (
+        f"at {epsilon_text(left.epsilon)} gradients alone leave {share_text(left.accuracy)}, "
+        f"{final.key} {share_text(final.accuracy)} (n = {left.n})"
+    )
+    return Check("square_after_gradients", question, taken, lower <= SQUARE_SHARE, detail)
 
 
 def monotone_check(measurements: Measurements) -> Check:
@@ -157,7 +173,13 @@ def deterministic_check(random: bool | None, samples: int) -> Check:
     question = "Is the model deterministic, or attacked in expectation over its randomness?"
     if random is None:
         return Check("deterministic", question, None, None, "not looked at")
-    detail = "it is deterministic" if not random else f"it is random; attacks averaged over {samples} passes"
+    detail = (
+        "it is deterministic"
+        if not random
+        else f"it is random; attacks averaged over {samples} passes"
+        if samples > 1
+        else "it is random, and attacks saw other answers than those that count"
+    )
     return Check("deterministic", question, float(samples if random else 1), not random or samples > 1, detail)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from simreg.robustness._masking_checks import DECISIVE
 from simreg.robustness._norms import Norm
 from simreg.robustness._readings import (
     Measurements,
@@ -31,6 +32,7 @@ ADAPTIVE_STEPS = 50
 """Fewest steps of an adaptive attack that a claim of robustness may rest on."""
 
 _FULL = {"steps": 100, "max_queries": 5000}  # budgets below which AutoAttack is not the standard one
+_TARGETS = 9  # classes that the standard attacks aim at, where there are so many
 
 
 def white_box_verdicts(
@@ -41,6 +43,7 @@ def white_box_verdicts(
     always: Sequence[float],
     values: int | None,
     classes: int | None = None,
+    majority: float | None = None,
 ) -> list[dict[str, Any]]:
     """One verdict for each budget of the strongest attack that was run, and for those that are always judged.
 
@@ -52,6 +55,7 @@ def white_box_verdicts(
         always: Budgets to judge in any case, unless only larger ones were run.
         values: Pixels times channels of an image; None leaves L2 decision distances out.
         classes: Classes of the task, for claims only clearly above chance; None leaves that out.
+        majority: Share of the images in the most frequent class, which a constant answer gets right.
 
     Returns:
         Verdicts in the order of the budgets.
@@ -68,7 +72,7 @@ def white_box_verdicts(
         if not any(same_epsilon(epsilon, other) for other in budgets):
             budgets.append(epsilon)
     attacks += distance_readings(measurements, f"hopskipjump_{norm}", budgets, values)
-    doubts = [*_masking_doubts(masking), *_chance_doubts(clean, classes)]
+    doubts = [*_masking_doubts(masking), *_chance_doubts(clean, classes, majority), *_random_doubts(measurements)]
     return [_at_budget(measurements, doubts, norm, e, attacks, strong, clean) for e in budgets]
 
 
@@ -98,7 +102,14 @@ def _at_budget(
     if doubts:
         text = f"White-box robustness {where} is not established: {survive}, an upper bound only: {listed(doubts)}."
         return verdict("white_box", text, evidence)
-    return verdict("white_box", f"{_degree(quoted, clean)} white-box robustness {where}: {survive}.", evidence)
+    # a weaker attack on more images may lower a claim, and not raise it
+    lower = min(r.interval[0] for r in (quoted, *here))
+    upper = min(r.interval[1] for r in (quoted, *here))
+    degree = _degree(lower, upper, clean)
+    if degree is None:
+        text = f"White-box robustness {where} is not established: {survive}, of too few images (n = {quoted.n})."
+        return verdict("white_box", text, evidence)
+    return verdict("white_box", f"{degree} white-box robustness {where}: {survive}.", evidence)
 
 
 def _masking_doubts(masking: Mapping[str, Any]) -> list[str]:
@@ -107,27 +118,39 @@ def _masking_doubts(masking: Mapping[str, Any]) -> list[str]:
     if masking.get("suspicious"):
         failed = [str(check["name"]) for check in checks if check["passed"] is False]
         return [f"gradients may be masked, as checks failed ({', '.join(failed)})"]
-    made = [c for c in checks if c["passed"] is not None and c["name"] not in ("deterministic", "logits")]
-    return [] if made else ["it was not checked for masked gradients"]
+    made = {str(check["name"]) for check in checks if check["passed"] is not None}
+    lacking = [" or ".join(names) for names in DECISIVE if not made & set(names)]
+    if len(lacking) == len(DECISIVE):
+        return ["it was not checked for masked gradients"]
+    return [f"gradients may be masked, as checks were not made ({', '.join(lacking)})"] if lacking else []
 
 
-def _chance_doubts(clean: Reading | None, classes: int | None) -> list[str]:
-    """Whether the model is too close to a constant answer, which no attack changes; two classes leave no 2 / K."""
-    if classes is None:
+def _random_doubts(measurements: Measurements) -> list[str]:
+    """Whether the numbers are those of a mean answer that the model itself does not give."""
+    sweep = sweep_of(measurements, "clean")
+    samples = 1 if sweep is None else sweep.settings.get("samples", 1)
+    return [f"the model is random, and this is its mean answer over {samples} passes"] if samples > 1 else []
+
+
+def _chance_doubts(clean: Reading | None, classes: int | None, majority: float | None) -> list[str]:
+    """Whether the model is too close to a constant answer, which no attack changes."""
+    if classes is None and majority is None:
         return []
     if clean is None:
         return ["clean accuracy was not measured"]
-    if clean.interval[0] >= min(2 / classes, (1 + 1 / classes) / 2):
+    constant = max(1 / classes if classes else 0.0, majority or 0.0)
+    if clean.interval[0] >= min(2 * constant, (1 + constant) / 2):  # twice the share, where there is room for it
         return []
     clear = share_text(clean.accuracy, clean.interval)
-    return [f"clean accuracy {clear} is not clearly above that of a constant answer among {classes} classes"]
+    return [f"clean accuracy {clear} is not clearly above that of a constant answer, {share_text(constant)}"]
 
 
-def _degree(reading: Reading, clean: Reading | None) -> str:
-    lower = reading.interval[0]
+def _degree(lower: float, upper: float, clean: Reading | None) -> str | None:
+    """A word for what survives; None where the interval reaches from nothing to much."""
+    much = None if clean is None else SUBSTANTIAL * clean.accuracy
     if lower <= NO_ROBUSTNESS:
-        return "Little"
-    return "Substantial" if clean is not None and lower >= SUBSTANTIAL * clean.accuracy else "Some"
+        return None if much is not None and upper >= much else "Little"
+    return "Substantial" if much is not None and lower >= much else "Some"
 
 
 def _survive(reading: Reading, epsilon: float) -> str:
@@ -178,4 +201,8 @@ def _is_full_adaptive(settings: Mapping[str, Any]) -> bool:
 
 
 def _is_standard(settings: Mapping[str, Any]) -> bool:
-    return not settings.get("not_run") and all(settings.get(k, least) >= least for k, least in _FULL.items())
+    """Whether the settings say that all four attacks were run, at their standard budgets."""
+    if settings.get("version") != "standard" or settings.get("not_run") != []:
+        return False
+    targets = min(_TARGETS, settings.get("classes", _TARGETS + 1) - 1)
+    return settings.get("targets", 0) >= targets and all(settings.get(k, 0) >= least for k, least in _FULL.items())

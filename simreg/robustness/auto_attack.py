@@ -172,6 +172,7 @@ def auto_attack_accuracy(
         "steps": steps,
         "restarts": restarts,
         "targets": min(targets, survivors.classes - 1),
+        "classes": survivors.classes,
         "max_queries": max_queries,
     }
     description = "AutoAttack" if progress else None

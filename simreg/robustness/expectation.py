@@ -15,6 +15,8 @@ from simreg.robustness.classifier import (
     batches,
     check_attack_images,
     check_count,
+    check_evaluation_set,
+    evaluation_mode,
     unit_float,
 )
 
@@ -57,10 +59,38 @@ class ExpectedClassifier(Classifier):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logarithm of the mean probabilities (N, K); differentiable with respect to the images."""
+        wide = self._passes(images)
+        return wide.log_softmax(dim=2).logsumexp(dim=0) - torch.tensor(float(self.samples)).log().item()
+
+    @torch.no_grad()
+    def single_pass_accuracy(self, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> float:
+        """Mean accuracy of the single passes: what the model itself gets right, as opposed to its mean answer.
+
+        Args:
+            images: Shape (N, C, H, W), uint8 or floating point in [0, 1].
+            labels: Shape (N,), integers.
+            batch_size: Images per call of the model.
+
+        Returns:
+            A share in [0, 1].
+
+        Raises:
+            TypeError: If images or labels are not tensors of the right kind.
+            ValueError: If images leave [0, 1], or labels do not fit.
+        """
+        check_evaluation_set(images, labels, batch_size)
+        right = 0
+        with evaluation_mode(self.model):
+            for part in batches(len(images), batch_size):
+                answers = self._passes(unit_float(images[part])).argmax(dim=2)  # (S, N)
+                right += int((answers == labels[part].to(answers.device)).sum())
+        return right / (self.samples * len(images))
+
+    def _passes(self, images: Tensor) -> Tensor:
+        """Logits of each pass, (S, N, K), at least float32."""
         with seeded_generators(self.device or images.device, derive_seed("expectation", self.seed)):
             passes = [self.inner(images) for _ in range(self.samples)]
-        wide = torch.stack([p.to(torch.promote_types(p.dtype, torch.float32)) for p in passes])  # (S, N, K)
-        return wide.log_softmax(dim=2).logsumexp(dim=0) - torch.tensor(float(self.samples)).log().item()
+        return torch.stack([p.to(torch.promote_types(p.dtype, torch.float32)) for p in passes])
 
 
 class LogOfProbabilities(Classifier):
@@ -103,9 +133,10 @@ def is_random(
 ) -> bool:
     r"""Whether the model, in evaluation mode, answers the same images differently from pass to pass.
 
-    Every batch is passed several times. Logits that differ by more than rounding count: by more than
-    ``relative_tolerance`` times the largest logit of the batch. Torch's, NumPy's and Python's global generators are put
-    back afterwards.
+    Every batch is passed several times. Answers that differ by more than rounding count: logits by more than
+    ``relative_tolerance`` times the largest finite one of the batch, or probabilities by more than that of the largest
+    logit of a class with a probability above 1e-6, plus 1e-3. The second holds where classes are masked by huge
+    negative logits. Torch's, NumPy's and Python's global generators are put back afterwards.
 
     Args:
         model: ``Classifier``, module or callable: images in [0, 1] to logits (N, K).
@@ -133,11 +164,59 @@ def is_random(
         for part in batches(len(images), batch_size):
             pixels = unit_float(images[part])
             first = classifier(pixels)
-            allowed = relative_tolerance * float(first.abs().max())
-            for _ in range(passes - 1):
-                if float((classifier(pixels) - first).abs().max()) > allowed:
-                    return True
+            if any(answers_differ(first, classifier(pixels), relative_tolerance) for _ in range(passes - 1)):
+                return True
     return False
+
+
+@torch.no_grad()
+def depends_on_batch(model: Model, images: Tensor, *, relative_tolerance: float = 1e-3) -> bool:
+    r"""Whether the answer about an image changes with the images beside it, as in batch normalisation that is training.
+
+    Args:
+        model: ``Classifier``, module or callable: images in [0, 1] to logits (N, K).
+        images: Shape (N, C, H, W), uint8 or floating point in [0, 1]; a few dozen do, passed whole and in halves.
+        relative_tolerance: What counts as rounding, as in ``is_random``; other batch sizes take other kernels.
+
+    Returns:
+        True if any answer changed; False for a single image.
+
+    Raises:
+        TypeError: If an argument is not of the right kind.
+        ValueError: If images leave [0, 1].
+
+    Example:
+        >>> centred = lambda x: x.mean(dim=(2, 3)) - x.mean(dim=(2, 3)).mean(dim=0)
+        >>> images = torch.rand(4, 2, 3, 3)
+        >>> depends_on_batch(centred, images), depends_on_batch(lambda x: x.mean(dim=(2, 3)), images)
+        (True, False)
+    """
+    classifier = as_classifier(model)
+    check_attack_images("images", images, 1)
+    check_positive("relative_tolerance", relative_tolerance)
+    if len(images) < 2:
+        return False
+    pixels, half = unit_float(images), len(images) // 2
+    with seeded_generators(classifier.device or images.device, derive_seed("depends_on_batch")):
+        whole = classifier(pixels)
+        halves = torch.cat([classifier(pixels[:half]), classifier(pixels[half:])])
+    # other batch sizes round otherwise, and coarse types coarsely
+    return answers_differ(whole, halves, max(relative_tolerance, 8 * torch.finfo(whole.dtype).eps))
+
+
+def answers_differ(first: Tensor, second: Tensor, relative_tolerance: float) -> bool:
+    """Whether two sets of logits (N, K) for the same images differ by more than rounding."""
+    first, second = first.double(), second.double()
+    change = torch.where(first == second, 0.0, (first - second).abs())  # equal infinities are no change
+    if bool((change > relative_tolerance * _largest(first, first.isfinite())).any()):
+        return True
+    before, after = first.softmax(dim=1), second.softmax(dim=1)
+    allowed = 1e-3 + relative_tolerance * _largest(first, before > 1e-6)
+    return bool(((before - after).abs() > allowed).any())
+
+
+def _largest(logits: Tensor, counted: Tensor) -> float:
+    return float(logits.abs().where(counted, 0.0).max())
 
 
 @torch.no_grad()

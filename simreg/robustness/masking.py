@@ -13,6 +13,7 @@ from torch import Tensor
 from simreg._checks import check_choice
 from simreg.robustness._input_gradient import input_gradient
 from simreg.robustness._masking_checks import (
+    DECISIVE,
     black_box_check,
     deterministic_check,
     large_budget_check,
@@ -35,9 +36,6 @@ from simreg.robustness.classifier import (
     unit_float,
 )
 
-DECISIVE = (("zero_gradients",), ("large_budget",), ("black_box", "square_after_gradients"))
-"""Checks without which the panel's silence means nothing: one of each group."""
-
 
 def masking_panel(
     measurements: Measurements,
@@ -52,9 +50,10 @@ def masking_panel(
     Each asks for something that must hold if gradients lead the way: attacks without gradients find no more than
     attacks with them at the same or a larger budget; hardly any gradient is zero; no image survives a budget that
     reaches any gray; one step is not better than many; a stronger attack does not take far more than PGD; Square finds
-    nothing after AutoAttack's gradient attacks; accuracy under PGD falls as budgets grow; the model is deterministic,
-    or attacked in expectation; attacks work on logits or log-probabilities. Differences count beyond the sampling error
-    of two independent samples, at ``LEVEL``. Passing is no proof of robustness; failing means that white-box accuracies
+    hardly anything after AutoAttack's gradient attacks; accuracy under PGD falls as budgets grow; the model is
+    deterministic, or attacked in expectation; attacks work on logits or log-probabilities. Differences count beyond the
+    sampling error of two independent samples, at ``LEVEL``; what Square takes after gradients, beyond that of a single
+    share. Passing is no proof of robustness; failing means that white-box accuracies
     are upper bounds only.
 
     Args:

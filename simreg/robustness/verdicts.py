@@ -38,12 +38,14 @@ def verdicts(
     threat_linf: float = 8 / 255,
     values_per_image: int | None = None,
     classes: int | None = None,
+    majority: float | None = None,
 ) -> list[dict[str, Any]]:
     """One plain sentence for each threat, and for white_box one for each norm and budget.
 
     White-box sentences follow one rule: that a model is *not* robust can be learnt from any attack; that it is, only
     from AutoAttack with its standard budgets or an adaptive attack on features with 50 steps or more, and only if the
-    masking panel looked at gradients and no check failed.
+    masking panel made its decisive checks (``masking_panel``) and none failed. A random model's mean answer supports no
+    claim, nor does a clean accuracy near that of a constant answer.
     In all other cases the number is called an upper bound. The number is the most telling that any attack within the
     budget left, smaller budgets included: the one whose interval ends lowest, unless such a strong attack left fewer.
     Other threats are compared with the accuracy without attack on the same images where the measurement has it.
@@ -65,8 +67,10 @@ def verdicts(
         threat_linf: L-inf budget that is always judged: 8/255 on photographs.
         values_per_image: C * H * W, which turns L2 decision distances into budgets; None leaves them out of white-box
             sentences.
-        classes: Classes K of the task: no robustness is claimed unless the interval of the clean accuracy lies above
-            2 / K, or above 3/4 for two classes; None leaves that check out.
+        classes: Classes K of the task: no robustness is claimed unless the interval of the clean accuracy lies clearly
+            above what a constant answer gets, c = 1 / K: above the smaller of 2 c and (1 + c) / 2. None leaves that
+            check out.
+        majority: Share of the images in the most frequent class, which is c where it is larger than 1 / K.
 
     Returns:
         [{"threat": str, "verdict": str, "evidence": [str, ...]}]; a threat whose measurements were not run says so.
@@ -79,10 +83,11 @@ def verdicts(
         No white-box robustness at 8/255 (L-inf): 0.3 % of images survive AutoAttack (95 % interval 0.1-0.9).
     """
     clean = _clean_reading(measurements)
+    task = (values_per_image, classes, majority)
     return [
         _clean(measurements, clean),
-        *white_box_verdicts(measurements, masking, "linf", clean, (threat_linf,), values_per_image, classes),
-        *white_box_verdicts(measurements, masking, "l2", clean, (), values_per_image, classes),
+        *white_box_verdicts(measurements, masking, "linf", clean, (threat_linf,), *task),
+        *white_box_verdicts(measurements, masking, "l2", clean, (), *task),
         _noise(measurements, clean),
         _transfer(measurements, clean),
         _score(measurements, clean),
@@ -102,6 +107,12 @@ def _clean(measurements: Measurements, clean: Reading | None) -> dict[str, Any]:
     if clean is None:
         return not_measured("clean", "Clean accuracy", measurements, ["clean"])
     text = f"Without attack {share_text(clean.accuracy, clean.interval)} of {clean.n} images are right."
+    settings = {} if (sweep := sweep_of(measurements, clean.key)) is None else sweep.settings
+    if settings.get("samples", 1) > 1:
+        text = (
+            f"{text[:-1]}, by the mean answer over {settings['samples']} passes of this random model; a single answer "
+            f"is right on {share_text(settings['single_pass_accuracy'])}. All numbers are those of the mean answer."
+        )
     return verdict("clean", text, [clean.evidence()])
 
 
@@ -122,7 +133,7 @@ def _transfer(measurements: Measurements, clean: Reading | None) -> dict[str, An
         return not_measured("transfer", "Transferred attacks", measurements, keys)
     parts = [f"{share_text(r.accuracy)} under {r.attack} at {epsilon_text(r.epsilon)}" for r in last]
     text = _fall("Under attacks made on another model accuracy", last, _without(measurements, last, clean), parts)
-    text = f"{text[:-1]}; one who has the model does better than that."
+    text = f"{text[:-1]}; one who has the model can do at least as much."
     return verdict("transfer", text, [r.evidence() for r in last])
 
 

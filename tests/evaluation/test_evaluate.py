@@ -158,3 +158,46 @@ def test_other_classes_in_the_file_are_refused(data, tmp_path):
     loaded = LoadedModel(Classifier(linear()), "net", "net", ("a", "c", "b"), 3)
     with pytest.raises(ValueError, match="in this order"):
         evaluate(loaded, data, tmp_path)
+
+
+def test_mean_answers_are_told_from_single_ones(data, tmp_path):
+    steady = linear()
+
+    def noisy(x):
+        return steady(x) + 3 * torch.randn(len(x), 3)
+
+    results = evaluate(noisy, data, tmp_path, samples=32)
+    settings = results["measurements"]["clean"]["result"]["settings"]
+    assert settings["samples"] == 32
+    assert settings["single_pass_accuracy"] < results["measurements"]["clean"]["result"]["accuracies"][0]
+    assert "a single answer is right on" in results["verdicts"][0]["verdict"]
+
+
+def test_randomness_that_no_seed_reaches_fails_the_panel(data, tmp_path):
+    steady, own = linear(), torch.Generator().manual_seed(0)
+    results = evaluate(lambda x: steady(x) + torch.randn(len(x), 3, generator=own), data, tmp_path, samples=2)
+    (check,) = (c for c in results["masking"]["checks"] if c["name"] == "deterministic")
+    assert check["passed"] is False
+    assert any("generator of its own" in note for note in results["model"]["notes"])
+
+
+def test_answers_that_depend_on_the_batch_are_noted_and_measured_anew_with_another(data, tmp_path):
+    steady = linear()
+
+    def beside(x):
+        return steady(x - x.mean(dim=0))
+
+    first = evaluate(beside, data, tmp_path, batch_size=12)
+    assert any("images beside it" in note for note in first["model"]["notes"])
+    assert evaluate(beside, data, tmp_path, batch_size=4)["subject"] != first["subject"]
+    plain = [evaluate(steady, data, tmp_path / "plain", batch_size=b) for b in (12, 4)]
+    assert plain[0]["subject"] == plain[1]["subject"]
+    assert plain[0]["model"]["notes"] == []
+
+
+def test_a_constant_answer_to_a_frequent_class_is_near_chance(data, tmp_path):
+    labels = torch.zeros(12, dtype=torch.int64)
+    labels[0] = 1
+    often = EvaluationData("toy", data.images, labels, ("a", "b", "c"))
+    results = evaluate(lambda x: x.mean(dim=(2, 3)) * 0 + torch.tensor([1.0, 0.0, 0.0]), often, tmp_path)
+    assert any("near chance" in note for note in results["model"]["notes"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -9,7 +10,13 @@ import torch
 from torch import nn
 
 from simreg.robustness import Classifier, accuracy, noise_sweep, pgd_accuracy
-from simreg.robustness.expectation import ExpectedClassifier, LogOfProbabilities, is_random, returns_probabilities
+from simreg.robustness.expectation import (
+    ExpectedClassifier,
+    LogOfProbabilities,
+    depends_on_batch,
+    is_random,
+    returns_probabilities,
+)
 
 N, K = 12, 3
 
@@ -78,6 +85,47 @@ def test_randomness_of_one_position_or_one_rare_image_is_found(images):
     assert not is_random(bright_images, images)
     images[9] = 1.0
     assert is_random(bright_images, images, batch_size=4)
+
+
+@pytest.mark.parametrize("masked", [-1e4, -1e9, -math.inf])
+def test_masked_classes_hide_no_randomness(images, masked):
+    def logits(x, std):
+        answers = x.mean(dim=(2, 3)).repeat(1, K) * torch.arange(K) + std * torch.randn(len(x), K)
+        return torch.cat([answers, torch.full((len(x), 2), masked)], dim=1)
+
+    assert is_random(lambda x: logits(x, 0.5), images)
+    assert not is_random(lambda x: logits(x, 0.0), images)
+
+
+def test_rounding_is_no_randomness_at_any_scale(images):
+    flips = itertools.cycle([0.0, 1e-6])
+    for scale in (1e-6, 1.0, 1e6):
+        loud = torch.linspace(-1, 1, K).mul(scale)
+        assert not is_random(lambda x, loud=loud: x.mean(dim=(2, 3)) * loud * (1 + next(flips)), images)
+        assert is_random(lambda x, loud=loud: x.mean(dim=(2, 3)) * loud * (1 + torch.rand(len(x), 1)), images)
+
+
+def test_answers_that_depend_on_the_batch_are_found(images):
+    norm = nn.BatchNorm2d(1, track_running_stats=False)
+    linear = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, K)))
+    assert depends_on_batch(nn.Sequential(norm, linear), images)
+    assert not depends_on_batch(nn.Sequential(nn.BatchNorm2d(1), linear), images)
+    assert not depends_on_batch(lambda x: linear(x).to(torch.bfloat16), images)
+    assert not depends_on_batch(nn.Sequential(norm, linear), images[:1])
+
+
+def test_single_passes_are_what_the_model_itself_gets_right(images):
+    labels = torch.zeros(N, dtype=torch.int64)
+
+    def coin(x):  # right in one of four passes, where the others share their votes
+        return torch.nn.functional.one_hot(torch.randint(4, (len(x),)), 4).float()
+
+    expected = ExpectedClassifier(coin, samples=400)
+    share = expected.single_pass_accuracy(images, labels)
+    assert share == pytest.approx(0.25, abs=0.03)
+    assert share == expected.single_pass_accuracy(images, labels)
+    steady = ExpectedClassifier(lambda x: x.mean(dim=(2, 3)).repeat(1, K) * torch.tensor([2.0, 1.0, 0.0]), samples=2)
+    assert steady.single_pass_accuracy(images, labels) == 1.0
 
 
 def test_a_model_with_its_own_generator_is_random_and_dropout_in_training_mode_is_not(images):

@@ -385,3 +385,12 @@ def test_silence_counts_only_if_the_decisive_checks_were_made():
     assert masking_panel({**pgd, **large, **blind})["established"]
     found = masking_panel({**pgd, **large, "square_linf": sweep_entry("square", [0.03], [0.0])}, random=True, samples=1)
     assert (found["suspicious"], found["established"]) == (True, False)
+
+
+@pytest.mark.parametrize(("taken", "n", "passed"), [(12, 200, False), (2, 200, True), (1, 50, True), (40, 1000, False)])
+def test_what_square_takes_after_gradients_is_no_sampling_error(taken, n, passed):
+    settings = {"stage_accuracies": {"clean": [1.0], "apgd-ce": [0.87], "square": [0.87 - taken / n]}}
+    entry = sweep_entry("autoattack", [0.03], [0.87 - taken / n], n, gradient_shares=[0.87], **settings)
+    (check,) = (c for c in masking_panel({"autoattack_linf": entry})["checks"] if c["name"] == "square_after_gradients")
+    assert check["passed"] is passed
+    assert check["value"] == pytest.approx(taken / n)

@@ -14,8 +14,12 @@ from simreg.robustness.verdicts import verdicts
 
 FINE = {
     "suspicious": False,
-    "checks": [{"name": "zero_gradients", "question": "?", "value": 0.0, "passed": True, "detail": ""}],
+    "checks": [
+        {"name": name, "question": "?", "value": 0.0, "passed": True, "detail": ""}
+        for name in ("zero_gradients", "large_budget", "black_box")
+    ],
 }
+STANDARD = {"version": "standard", "not_run": [], "steps": 100, "max_queries": 5000, "targets": 9}
 FULL = {"steps": 50, "features": ["1"]}
 MASKED = {
     "suspicious": True,
@@ -28,6 +32,7 @@ E8 = 8 / 255
 
 
 def sweep(name, epsilons, accuracies, n=1000, **settings):
+    settings = {**STANDARD, **settings} if name == "autoattack" else settings
     result = {"name": name, "epsilons": epsilons, "accuracies": accuracies, "n": n, "settings": settings}
     return {"status": "ok", "type": "sweep", "threat": "white_box", "result": result}
 
@@ -181,7 +186,8 @@ def test_every_budget_of_the_strong_attacks_is_judged_and_8_of_255_always():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"not_run": ["fab-t"]}, {"steps": 10, "max_queries": 5000}, {"steps": 100, "max_queries": 100}]
+    "settings",
+    [{"not_run": ["fab-t"]}, {"steps": 10}, {"max_queries": 100}, {"version": "rand"}, {"targets": 1, "classes": 10}],
 )
 def test_an_incomplete_auto_attack_supports_no_claim(settings):
     (found,) = linf({**clean(), "autoattack_linf": sweep("autoattack", [E8], [0.6], **settings)})
@@ -263,7 +269,7 @@ def test_transfer_score_and_corruption_sentences():
     (transfer,) = sentences(entries, "transfer")
     assert transfer == (
         "Under attacks made on another model accuracy falls: 50.0 % under transferred FGSM at 0.02, of 80.0 % without; "
-        "one who has the model does better than that."
+        "one who has the model can do at least as much."
     )
     (score,) = sentences(entries, "score")
     assert "breaks down: 10.0 % under Square at 8/255 (L-inf) with 1000 queries, of 80.0 % without." in score
@@ -326,7 +332,7 @@ def test_chance_level_is_not_called_robust():
     entries = {**clean(0.1), "autoattack_linf": sweep("autoattack", [E8], [0.1], 10_000)}
     (found,) = linf(entries, classes=10)
     assert "is not established" in found
-    assert "not clearly above that of a constant answer among 10 classes" in found
+    assert "not clearly above that of a constant answer, 10.0 %" in found
     assert "not established" in linf({"autoattack_linf": entries["autoattack_linf"]}, classes=10)[0]
     fair = {**clean(0.9), "autoattack_linf": sweep("autoattack", [E8], [0.6])}
     assert all(linf(fair, classes=k)[0].startswith("Substantial") for k in (2, 3, 10, None))
@@ -339,6 +345,53 @@ def test_claims_need_a_panel_that_looked_at_gradients():
     for checks in ([], [unmade], [unmade, output]):
         (found,) = linf(entries, {"suspicious": False, "checks": checks})
         assert found.endswith("an upper bound only: it was not checked for masked gradients.")
+
+
+@pytest.mark.parametrize("name", ["zero_gradients", "large_budget", "black_box"])
+def test_claims_need_every_decisive_check(name):
+    entries = {**clean(), "autoattack_linf": sweep("autoattack", [E8], [0.6])}
+    checks = [{**c, "passed": None} if c["name"] == name else c for c in FINE["checks"]]
+    (found,) = linf(entries, {"suspicious": False, "checks": checks})
+    assert "not established" in found
+    assert f"checks were not made ({name}" in found
+    other = {**FINE["checks"][0], "name": "square_after_gradients"}  # stands for black_box
+    assert linf(entries, {"suspicious": False, "checks": [*checks, other]})[0].startswith("Substantial") == (
+        name == "black_box"
+    )
+
+
+def test_another_attack_never_raises_a_claim():
+    entries = {**clean(1.0), "autoattack_linf": sweep("autoattack", [E8], [0.5], n=200)}
+    assert linf(entries)[0].startswith("Some")  # lower end 0.43 < 0.5
+    for share in (0.55, 0.52, 0.51, 0.49):
+        entries["pgd_linf"] = sweep("pgd", [E8], [share], n=50_000)
+        assert linf(entries)[0].startswith("Some"), share
+
+
+@pytest.mark.parametrize(("share", "n", "words"), [(0.0, 3, "(n = 3)"), (0.1, 10, "(n = 10)"), (0.06, 200, "Little")])
+def test_few_images_say_neither_little_nor_much(share, n, words):
+    (found,) = linf({**clean(0.8), "autoattack_linf": sweep("autoattack", [E8], [share], n=n)})
+    assert words in found
+    assert ("is not established" in found and "too few images" in found) == (n < 200)
+
+
+def test_a_frequent_class_is_no_robustness():
+    entries = {**clean(0.9), "autoattack_linf": sweep("autoattack", [E8], [0.85])}
+    assert linf(entries, classes=2)[0].startswith("Substantial")
+    (found,) = linf(entries, classes=2, majority=0.9)
+    assert "not clearly above that of a constant answer, 90.0 %" in found
+    better = {**clean(0.97), "autoattack_linf": sweep("autoattack", [E8], [0.85])}
+    assert linf(better, classes=2, majority=0.9)[0].startswith("Substantial")
+
+
+def test_the_mean_answer_of_a_random_model_is_called_so_and_supports_no_claim():
+    measured = sweep("clean", [0.0], [0.9], samples=16, single_pass_accuracy=0.5)
+    entries = {"clean": measured, "autoattack_linf": sweep("autoattack", [E8], [0.6])}
+    (found,) = sentences(entries, "clean")
+    assert "by the mean answer over 16 passes of this random model; a single answer is right on 50.0 %" in found
+    (found,) = linf(entries)
+    assert "the model is random, and this is its mean answer over 16 passes" in found
+    assert "not established" in found
 
 
 def test_an_infinite_median_is_said_in_images():
@@ -376,6 +429,7 @@ def test_verdict_of_a_real_evaluation_agrees_with_the_exact_robust_accuracy():
         "autoattack_linf": sweep_of(
             auto_attack_accuracy(model, images, labels, epsilons, implementation="simreg", max_queries=5000)
         ),
+        "pgd_linf_large": sweep_of(pgd_accuracy(model, images, labels, [0.5])),
     }
     found = [
         v
