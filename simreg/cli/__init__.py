@@ -21,8 +21,8 @@ _OPTIONS = {
     "peak_rate": "--rate",
     **{name: f"--{name.replace('_', '-')}" for name in (
         "alpha", "batch_size", "budget_seconds", "checkpoint", "epochs", "epsilon", "layers", "mean", "methods",
-        "minimum_clean_ratio", "only", "pairs", "pool_size", "samples", "seed", "seeds", "size", "std", "threshold",
-        "width",
+        "minimum_clean_ratio", "only", "out", "pairs", "pool_size", "samples", "seed", "seeds", "size", "std",
+        "threshold", "width",
     )},
 }  # fmt: skip
 """Options whose value the functions call by another name, or without the dashes."""

@@ -27,7 +27,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     colors = data.add_mutually_exclusive_group()
     colors.add_argument("--color", action="store_true", help="three channels")
     colors.add_argument("--gray", action="store_false", dest="color", help="one channel, as in the paper [this]")
-    add("--size", type=positive, metavar="PIXELS", help="side of the square images [as they are]")
+    add("--size", type=positive, metavar="PIXELS", help="side of the square images [as they are; digits: 32]")
     add("--train-images", type=positive, metavar="N", help="at most so many training images [all]")
 
 

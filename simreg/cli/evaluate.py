@@ -75,7 +75,7 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
     colors = group.add_mutually_exclusive_group()
     colors.add_argument("--color", action="store_true", default=None, help="three channels [as the model says]")
     colors.add_argument("--gray", action="store_false", dest="color", default=None, help="one channel")
-    add("--size", type=positive, help="side of the square images [as they are]")
+    add("--size", type=positive, help="side of the square images [as they are; digits: 32]")
     add("--corruptions", type=Path, metavar="DIR", help="folder of the published arrays, such as CIFAR-10-C")
 
 

@@ -120,6 +120,8 @@ def evaluate_model(
         "hardware": hardware(device),
         "subject": fingerprint(subject, batch_size),
     }
+    if Path(out).is_file():
+        raise ValueError(f"out={str(out)!r} is a file: pass a folder for results and parts.")
     path = Path(out) / "results.json"
     record = _Record(path, results, _same_before(path, results), suite, data, findings, strengths.threat_linf)
     run_suite(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -48,11 +49,13 @@ def indices_of(part: slice, first_index: int) -> range:
     return range(first_index + part.start, first_index + part.stop)
 
 
-def check_epsilons(epsilons: Iterable[float] | Tensor) -> tuple[float, ...]:
-    """``epsilons`` as floats; raises unless there is at least one and all are finite and >= 0."""
+def check_epsilons(epsilons: float | Iterable[float] | Tensor) -> tuple[float, ...]:
+    """One or several ``epsilons`` as floats; raises unless there is at least one and all are finite and >= 0."""
     if isinstance(epsilons, Tensor):
         # float32 grids such as torch.linspace(0, 0.1, 11) get their short decimals back
         epsilons = [float(f"{value:.7g}") for value in epsilons.reshape(-1).tolist()]
+    if isinstance(epsilons, Real) and type(epsilons) is not bool:  # NumPy's numbers too
+        epsilons = (float(epsilons),)
     if isinstance(epsilons, (str, bytes)) or not isinstance(epsilons, Iterable):
         raise TypeError(f"epsilons must be a sequence of numbers, got {describe(epsilons)}.")
     strengths = tuple(epsilons)

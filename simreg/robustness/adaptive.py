@@ -157,7 +157,7 @@ def adaptive_accuracy(
         >>> adaptive_accuracy(brightness, images, torch.tensor([0, 0]), [0.0, 0.02, 0.04], steps=5).accuracies
         (1.0, 0.5, 0.0)
     """
-    strengths = check_epsilons((epsilon,) if isinstance(epsilon, (int, float)) else epsilon)
+    strengths = check_epsilons(epsilon)
     attack = AdaptiveStages(
         as_classifier(model), features, weights, guides, norm, Budgets(steps, restarts, targets, 1, seed)
     )

@@ -159,7 +159,7 @@ def auto_attack_accuracy(
         >>> auto_attack_accuracy(brightness, images, torch.tensor([0, 0]), [0.0, 0.02, 0.04], max_queries=50).accuracies
         (1.0, 0.5, 0.0)
     """
-    strengths = check_epsilons((epsilon,) if isinstance(epsilon, (int, float)) else epsilon)
+    strengths = check_epsilons(epsilon)
     budgets = Budgets(steps, restarts, targets, max_queries, seed)
     classifier = _prepare(model, norm, version, implementation)
     survivors = Survivors(classifier, images, labels, norm, first_index, batch_size)

@@ -144,7 +144,7 @@ def pgd_accuracy(
         >>> pgd_accuracy(brightness, images, torch.tensor([0, 0]), 0.02).at(0.02)
         0.5
     """
-    strengths = check_epsilons((epsilon,) if isinstance(epsilon, (int, float)) else epsilon)
+    strengths = check_epsilons(epsilon)
     check_evaluation_set(images, labels, batch_size)
     classifier = as_classifier(model)
     attack = PGD(classifier, steps, step_size, norm, restarts, random_start, seed)

@@ -143,7 +143,7 @@ def square_sweep(
         >>> sweep.at(0.02), sweep.settings["accuracy_by_queries"][0][-1]
         (0.5, 0.5)
     """
-    strengths = check_epsilons((epsilons,) if isinstance(epsilons, (int, float)) else epsilons)
+    strengths = check_epsilons(epsilons)
     check_evaluation_set(images, labels, batch_size)
     attack = _checked(as_classifier(model), norm, max_queries, p_init, seed, first_index)
     tally = Tally(strengths)

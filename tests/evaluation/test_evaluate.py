@@ -201,3 +201,10 @@ def test_a_constant_answer_to_a_frequent_class_is_near_chance(data, tmp_path):
     often = EvaluationData("toy", data.images, labels, ("a", "b", "c"))
     results = evaluate(lambda x: x.mean(dim=(2, 3)) * 0 + torch.tensor([1.0, 0.0, 0.0]), often, tmp_path)
     assert any("near chance" in note for note in results["model"]["notes"])
+
+
+def test_a_file_in_the_way_is_named(data, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file: pass a folder"):
+        evaluate(linear(), data, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -175,7 +175,7 @@ def test_sweep_reports_grid_errors_and_perturbations():
         ("gaussian", [-0.1], ValueError, "epsilons must be a finite number >= 0"),
         ("gaussian", [float("nan")], ValueError, "epsilons must be a finite number"),
         ("gaussian", ["0.1"], TypeError, "epsilons must be a number"),
-        ("gaussian", 0.1, TypeError, "epsilons must be a sequence"),
+        ("gaussian", "0.1", TypeError, "epsilons must be a sequence"),
         ("salt_and_pepper", [1.5], ValueError, "probability"),
     ],
 )
@@ -189,3 +189,10 @@ def test_bad_seed_and_generator_are_named():
         noise_sweep(Spy(), gray(), torch.zeros(4, dtype=torch.long), "gaussian", seed=0.5)
     with pytest.raises(TypeError, match=r"generator must be a torch.Generator"):
         add_noise(gray(), "gaussian", 0.1, generator=0)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, np.float32(0.1), np.float64(0.1), torch.tensor(0.1)])
+def test_one_strength_needs_no_list(epsilon):
+    images, labels = torch.rand(4, 1, 3, 3), torch.zeros(4, dtype=torch.int64)
+    sweep = noise_sweep(lambda x: x.mean(dim=(2, 3)).repeat(1, 2), images, labels, "gaussian", epsilon)
+    assert sweep.epsilons == pytest.approx((0.1,), abs=1e-7)
