@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from simreg._checks import check_positive, describe
@@ -51,11 +52,13 @@ def indices_of(part: slice, first_index: int) -> range:
 
 def check_epsilons(epsilons: float | Iterable[float] | Tensor) -> tuple[float, ...]:
     """One or several ``epsilons`` as floats; raises unless there is at least one and all are finite and >= 0."""
+    if isinstance(epsilons, (np.generic, np.ndarray)) and epsilons.dtype != np.float64:
+        epsilons = torch.as_tensor(np.asarray(epsilons))
     if isinstance(epsilons, Tensor):
         # float32 grids such as torch.linspace(0, 0.1, 11) get their short decimals back
         epsilons = [float(f"{value:.7g}") for value in epsilons.reshape(-1).tolist()]
-    if isinstance(epsilons, Real) and type(epsilons) is not bool:  # NumPy's numbers too
-        epsilons = (float(epsilons),)
+    if isinstance(epsilons, (int, float)):
+        epsilons = (epsilons,)
     if isinstance(epsilons, (str, bytes)) or not isinstance(epsilons, Iterable):
         raise TypeError(f"epsilons must be a sequence of numbers, got {describe(epsilons)}.")
     strengths = tuple(epsilons)
