@@ -161,7 +161,8 @@ class _Comparison:
             self.timeline.trained(job.name)
         measurements = self._measure(job, net, surrogate)
         record = {**net.record.to_dict(), "planned_steps": steps, "measurements": measurements}
-        judged = judge(measurements, self.test_images, dataset=self.name, classes=self.classes)
+        images, labels = self.test_images, self.test_labels
+        judged = judge(measurements, images, labels, dataset=self.name, classes=self.classes)
         return {"seed": job.seed, "budget": job.budget, "status": "ok", **record, **judged}
 
     def _time_steps(self, job: _Job) -> int:

@@ -81,13 +81,14 @@ def threat_linf(dataset: str, images: Tensor) -> float:
 
 
 def judge(
-    measurements: Mapping[str, Mapping[str, Any]], images: Tensor, *, dataset: str, classes: int
+    measurements: Mapping[str, Mapping[str, Any]], images: Tensor, labels: Tensor, *, dataset: str, classes: int
 ) -> dict[str, Any]:
     """Masking panel and verdicts of a trained net, under the names that results of ``simreg evaluate`` have.
 
     Args:
         measurements: Entries by key.
         images: Those measured on, shape (N, C, H, W).
+        labels: Shape (N,), integers.
         dataset: Name of the data, which decides the budget that is judged.
         classes: Number of classes.
     """
@@ -96,5 +97,7 @@ def judge(
         measurements, values_per_image=values, random=False, probabilities=False
     )
     budget = threat_linf(dataset, images)
-    said = verdicts(measurements, panel, threat_linf=budget, values_per_image=values, classes=classes)
+    majority = int(labels.bincount().max()) / len(labels)
+    task: dict[str, Any] = {"values_per_image": values, "classes": classes, "majority": majority}
+    said = verdicts(measurements, panel, threat_linf=budget, **task)
     return {"masking": panel, "verdicts": said}
