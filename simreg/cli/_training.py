@@ -35,7 +35,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Network and recipe."""
     group = parser.add_argument_group("network and training, the same for all nets")
     add = group.add_argument
-    add("--width", type=positive, default=16, help="channels of the ResNet18's first section; the paper's has 64 [16]")
+    add("--width", type=positive, default=16, help="channels of the ResNet18's first section, from 8; paper: 64 [16]")
     add("--stem-stride", type=positive, default=2, help="of the first convolution; 1 in the paper, slower [2]")
     add("--batch-size", type=positive, default=64, help="[64]")
     add("--rate", type=float, default=0.1, metavar="LR", help="largest learning rate of SGD [0.1]")

@@ -16,6 +16,7 @@ from simreg.comparison.methods import Method, file_name, parse_method
 from simreg.comparison.nets import Expected, TrainedNet, Workshop
 from simreg.comparison.plans import Budget, Plan
 from simreg.comparison.recipe import Network, Split
+from simreg.comparison.remarks import notes_on
 from simreg.comparison.training import CHECKPOINT_SECONDS, Timing, TrainingDiverged
 from simreg.data import ImageSplit
 from simreg.robustness import Surrogate, read_results, write_results
@@ -237,7 +238,7 @@ class _Comparison:
             runs = sorted([*others, self.runs[job.name]], key=lambda run: (run["budget"], run["seed"]))
             about = {"label": method.label, "description": method.description, "settings": method.settings}
             methods[method.name] = {**about, "runs": runs}
-        write_results(path, {**self.header, "methods": methods})
+        write_results(path, {**self.header, "methods": methods, "notes": notes_on(methods, self.header)})
         return read_results(path)
 
     def _ticker(self, name: str, steps: int) -> Callable[[int, float], None]:

@@ -66,6 +66,10 @@ class Recipe:
         return {"optimizer": "SGD", **asdict(self), "input": {"mean": MEAN, "std": STD}}
 
 
+MINIMUM_WIDTH = 8
+"""Narrowest network that is trained channels last."""
+
+
 @dataclass(frozen=True)
 class Network:
     """The network of a comparison; its initial weights follow from a seed.
@@ -73,7 +77,7 @@ class Network:
     Attributes:
         num_classes: Outputs.
         channels: Of the images.
-        width: Channels of the first section of the ResNet18.
+        width: Channels of the first section of the ResNet18, at least 8.
         stem_stride: Of its first convolution.
     """
 
@@ -81,6 +85,13 @@ class Network:
     channels: int
     width: int = 16
     stem_stride: int = 2
+
+    def __post_init__(self) -> None:
+        if self.width < MINIMUM_WIDTH:
+            raise ValueError(
+                f"width must be at least {MINIMUM_WIDTH}, got {self.width}: narrower convolutions corrupt memory in "
+                "the CPU library (oneDNN) of torch 2.15."
+            )
 
     def arguments(self, seed: int) -> dict[str, Any]:
         """Keyword arguments of `simreg.nets.ResNet18`."""

@@ -77,7 +77,7 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
         for run in method["runs"]
         if run.get("collapse")
     ]
-    return [*sorted(missing), *collapsed]
+    return [*sorted(missing), *collapsed, *(f"note: {note}" for note in results.get("notes", ()))]
 
 
 def _fitting(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,13 +47,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(zip(names, weights.values(), strict=True))
 
 
+_HARMLESS: list[Any] = [
+    argparse.Namespace,  # timm's trainer keeps its options
+    np.dtype,
+    type(np.dtype(np.float32)),
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.int64)),
+    np.float64(0).__reduce__()[0],  # what rebuilds a NumPy number, such as the best accuracy so far
+]
+"""Types beside tensors that a checkpoint may hold: reading them runs no code of others."""
+
+
 def _read(path: Path) -> Any:
     """What the file holds, read without running code."""
     allow = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
     try:
         if path.suffix == ".safetensors":
             return safetensors_module().load(path.read_bytes())
-        with allow([argparse.Namespace]) if allow else contextlib.nullcontext():  # timm's trainer keeps its options
+        with allow(_HARMLESS) if allow else contextlib.nullcontext():
             return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise
@@ -118,6 +130,9 @@ def _other_names(
         )
     if missing:
         texts.append(f"{len(missing)} of the {len(wanted)} tensors of {name} are missing, such as {missing[0]}")
+    last = list(wanted)[-2:]
+    if not unknown and set(missing) <= set(last):
+        return f"the last layer, {', '.join(missing)}, is missing: the checkpoint is of a backbone without its head"
     return f"{'; '.join(texts)}. It is probably of another architecture"
 
 

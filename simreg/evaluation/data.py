@@ -211,6 +211,8 @@ def _images_and_labels(pixels: Any, classes: Any, path: Path) -> tuple[Tensor, T
         pixels = pixels.astype(np.float32)
     if pixels.dtype not in (np.uint8, np.float16, np.float32):
         raise ValueError(f"images in {path} must be uint8 or floating point, got {pixels.dtype}.")
+    if len(pixels) == 0:
+        raise ValueError(f"{path} holds no images.")
     images = check_images(f"images in {path}", torch.from_numpy(np.ascontiguousarray(pixels)))
     check_unit_range(f"images in {path}", images)
     if classes.shape != (len(images),) or classes.dtype.kind not in "iu":
@@ -226,7 +228,7 @@ def _read(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise
+        raise FileNotFoundError(f"file {path} does not exist.") from None
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is no readable NumPy file ({error}).") from error
 

@@ -153,6 +153,7 @@ class _Record:
         """Write the file with these entries."""
         found = {**{m.key: _pending(m) for m in self.suite.measurements}, **self.before, **entries}
         self.results["measurements"] = found
+        self.results["left_out"] = [key for key in self.suite.left_out if key not in found]
         self.results["model"]["notes"] = self.findings.notes + _near_chance(entries, self.data)
         self.results["seconds"] = sum(entry.get("seconds", 0.0) for entry in found.values())
         self.results["seconds_this_run"] = time.monotonic() - self.start
@@ -245,8 +246,8 @@ def _near_chance(entries: Mapping[str, Any], data: EvaluationData) -> list[str]:
     if clean.get("status") != "ok" or clean["result"]["accuracies"][0] > constant + (1 - constant) / 20:
         return []
     return [
-        "Clean accuracy is near chance: are the normalisation (--mean, --std), the order of the classes and the data "
-        "those of the training?"
+        f"Clean accuracy is near chance on images of {'x'.join(map(str, data.images.shape[1:]))}: are their size "
+        "(--size), the normalisation (--mean, --std), the order of the classes and the data those of the training?"
     ]
 
 

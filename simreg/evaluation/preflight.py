@@ -105,7 +105,10 @@ def _answer(loaded: LoadedModel, images: Tensor) -> Tensor:
             return loaded.classifier(images)
     except (RuntimeError, IndexError) as error:
         shape = "x".join(map(str, images.shape[1:]))
-        raise ValueError(f"{loaded.name} fails on images of {shape}: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(
+            f"{loaded.name} fails on images of {shape}: {' '.join(str(error).split())[:300]}. "
+            "--gray, --color and --size change the images."
+        ) from error
 
 
 def check_first_label(data: EvaluationData, classes: int) -> None:

@@ -128,13 +128,17 @@ class Suite:
 
     name: str
     measurements: tuple[Measurement, ...]
+    left_out: tuple[str, ...] = ()  # keys that ``only`` took away
 
     def only(self, keys: Sequence[str]) -> Suite:
         """The same suite with some of its measurements."""
         known = [m.key for m in self.measurements]
+        if isinstance(keys, str):
+            raise TypeError(f"only takes a list of keys, got the text {keys!r}: pass [{keys!r}].")
         for key in keys:
             check_choice("only", key, known)
-        return Suite(self.name, tuple(m for m in self.measurements if m.key in keys))
+        left_out = (*self.left_out, *(key for key in known if key not in keys))
+        return Suite(self.name, tuple(m for m in self.measurements if m.key in keys), left_out)
 
 
 def build_suite(name: SuiteName, strengths: Strengths) -> Suite:

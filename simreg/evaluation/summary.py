@@ -26,19 +26,31 @@ def text_summary(results: Mapping[str, Any]) -> str:
     """
     rows = [_row(key, entry) for key, entry in results["measurements"].items() if entry["status"] == "ok"]
     used = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)] if rows else []
-    lines = [f"{results['model']['name']} on {results['data']['name']}, suite {results['suite']}", ""]
+    shape = "x".join(map(str, results["data"]["shape"]))
+    lines = [f"{results['model']['name']} on {results['data']['name']} ({shape}), suite {results['suite']}", ""]
     lines.append(table(rows, used))
+    if results.get("left_out"):
+        lines += ["", f"left out: {', '.join(results['left_out'])}"]
     missing = [(key, e["reason"]) for key, e in results["measurements"].items() if e["status"] != "ok"]
     if missing:
         lines += ["", *(f"not run: {key}: {reason}" for key, reason in missing)]
     lines += ["", *(f"- {verdict['verdict']}" for verdict in results.get("verdicts", []))]
-    masking = results.get("masking", {})
-    failed = [check for check in masking.get("checks", []) if check["passed"] is False]
-    if failed:
-        lines += ["", "Signs of masked gradients: white-box figures are upper bounds."]
-        lines += [f"- {check['name']}: {check['detail']}" for check in failed]
+    lines += ["", *_masking_lines(results.get("masking", {}))]
     lines += [f"note: {note}" for note in results["model"].get("notes", [])]
     return "\n".join(lines)
+
+
+def _masking_lines(masking: Mapping[str, Any]) -> list[str]:
+    """What the panel on masked gradients found."""
+    checks = masking.get("checks", [])
+    failed = [f"- {check['name']}: {check['detail']}" for check in checks if check["passed"] is False]
+    if failed:
+        return ["Signs of masked gradients: white-box figures are upper bounds.", *failed]
+    made = [check["name"] for check in checks if check["passed"]]
+    skipped = [check["name"] for check in checks if check["passed"] is None]
+    found = "no sign in" if masking.get("established") else "not established from"
+    left = f"; not possible: {', '.join(skipped)}" if skipped else ""
+    return [f"Masked gradients: {found} {len(made)} of {len(checks)} checks{left}."]
 
 
 def _row(key: str, entry: Mapping[str, Any]) -> dict[str, object]:

@@ -98,7 +98,7 @@ def zero_gradients_check(measurements: Measurements) -> Check:
 
 def large_budget_check(measurements: Measurements) -> Check:
     question = f"Does no more than {share_text(LARGE_BUDGET_ACCURACY)} survive a budget that no image withstands?"
-    found = readings(measurements, ["pgd_linf_large"])
+    found = readings(measurements, ["pgd_linf_large", "pgd_linf"])
     if not found or max(r.epsilon for r in found) < LARGE_BUDGET:
         return Check("large_budget", question, None, None, f"PGD was not run at {LARGE_BUDGET} or above")
     last = max(found, key=lambda r: r.epsilon)

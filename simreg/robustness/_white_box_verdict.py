@@ -98,6 +98,8 @@ def _at_budget(
     evidence = [r.evidence() for r in sorted({*here, quoted}, key=lambda r: (r.accuracy, r.key))]
     if quoted.interval[1] <= NO_ROBUSTNESS:
         return verdict("white_box", f"No white-box robustness {where}: {survive}.", evidence)
+    if _is_refuted(least, clean):
+        return verdict("white_box", f"Little or no white-box robustness {where}: {_survive(least, epsilon)}.", evidence)
     doubts = [*([] if here else [_why_weak(measurements, norm)]), *general_doubts]
     if doubts:
         text = f"White-box robustness {where} is not established: {survive}, an upper bound only: {listed(doubts)}."
@@ -110,6 +112,12 @@ def _at_budget(
         text = f"White-box robustness {where} is not established: {survive}, of too few images (n = {quoted.n})."
         return verdict("white_box", text, evidence)
     return verdict("white_box", f"{degree} white-box robustness {where}: {survive}.", evidence)
+
+
+def _is_refuted(reading: Reading, clean: Reading | None) -> bool:
+    """Whether next to nothing is left, of enough images to rule out half of the clean accuracy: from any attack."""
+    much = None if clean is None else SUBSTANTIAL * clean.accuracy
+    return reading.accuracy <= NO_ROBUSTNESS and much is not None and reading.interval[1] < much
 
 
 def _masking_doubts(masking: Mapping[str, Any]) -> list[str]:

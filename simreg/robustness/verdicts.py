@@ -50,16 +50,17 @@ def verdicts(
     budget left, smaller budgets included: the one whose interval ends lowest, unless such a strong attack left fewer.
     Other threats are compared with the accuracy without attack on the same images where the measurement has it.
 
-    ============================================  =========================================
-    "No white-box robustness"                     upper end of the interval <= 5 %
-    "Little white-box robustness"                 lower end <= 5 %
+    ============================================  =====================================================================
+    "No white-box robustness"                     upper end of the interval <= 5 %, under any attack
+    "Little or no white-box robustness"           estimate <= 5 %, upper end < half of the clean accuracy, under any attack
+    "Little white-box robustness"                 lower end <= 5 %, upper end < half of the clean accuracy
     "Substantial white-box robustness"            lower end >= half of the clean accuracy
     "Some white-box robustness"                   in between
     "holds" (other threats)                       share of the clean accuracy kept: lower end >= 90 %
     "breaks down" (other threats)                 upper end of that share < 50 %
     "falls" (other threats)                       upper end < 100 %, and neither of these
     "too few images to say" (other threats)       else: the interval has both "holds" and 100 % or more in it
-    ============================================  =========================================
+    ============================================  =====================================================================
 
     Args:
         measurements: Entries of an evaluation by key: {"status", "type", "threat", "result"} or {"status", "reason"}.

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,6 +64,13 @@ def test_options_of_timm_are_no_obstacle(tmp_path):
     assert sorted(read_weights(tmp_path / "a.pt")) == ["bias", "weight"]
 
 
+@pytest.mark.skipif(not hasattr(torch.serialization, "safe_globals"), reason="torch before 2.5 reads no other types")
+@pytest.mark.parametrize("best", [np.float64(0.9), np.float32(0.9), np.int64(3)])
+def test_numpy_numbers_are_no_obstacle(tmp_path, best):
+    torch.save({"state_dict": weights(), "best_acc": best, "args": argparse.Namespace(lr=best)}, tmp_path / "c.pth")
+    assert read_weights(tmp_path / "c.pth").keys() == weights().keys()
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     torch.save({"state_dict": weights(), "folder": Path("here")}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"without running code: it holds pathlib\.\S*Path"):
@@ -103,9 +111,12 @@ def test_misfit_names_the_likely_cause(changes, count, message):
 
 
 def test_misfit_names_missing_tensors_and_both_ends():
-    without = {name: value for name, value in shapes().items() if name != "fc.bias"}
+    without = {name: value for name, value in shapes().items() if name != "conv.weight"}
     wrong, reason = misfit(without, shapes(), "net", num_classes=10, channels=3)
-    assert (wrong, reason.startswith("1 of the 4 tensors of net are missing, such as fc.bias")) == (1, True)
+    assert (wrong, reason.startswith("1 of the 4 tensors of net are missing, such as conv.weight")) == (1, True)
+    backbone = {name: value for name, value in shapes().items() if not name.startswith("fc")}
+    wrong, reason = misfit(backbone, shapes(), "net", num_classes=10, channels=3)
+    assert (wrong, "a backbone without its head" in reason) == (2, True)
     both = shapes(**{"conv.weight": (4, 1, 3, 3), "fc.weight": (2, 4), "fc.bias": (2,)})
     wrong, reason = misfit(both, shapes(), "net", num_classes=10, channels=3)
     assert wrong == 3

@@ -208,3 +208,20 @@ def test_a_file_in_the_way_is_named(data, tmp_path):
     with pytest.raises(ValueError, match="is a file: pass a folder"):
         evaluate(linear(), data, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_was_left_out_is_named_until_it_is_measured(data, tmp_path):
+    whole = build_suite("quick", strengths_of("cifar10"))
+    first = evaluate(linear(), data, tmp_path)
+    assert set(first["left_out"]) == {m.key for m in whole.measurements} - {"clean", "fgsm_linf", "pgd_linf"}
+    assert "left out: gaussian" in text_summary(first)
+    second = evaluate_model(linear(), data, suite=whole.only(["gaussian"]), out=tmp_path, progress=False)
+    assert set(first["left_out"]) - set(second["left_out"]) == {"gaussian"}
+    with pytest.raises(TypeError, match=r"pass \['clean'\]"):
+        whole.only("clean")
+
+
+def test_the_terminal_says_what_the_panel_found(data, tmp_path):
+    text = text_summary(evaluate(linear(), data, tmp_path))
+    assert "Masked gradients: not established from" in text
+    assert "not possible: black_box" in text

@@ -197,3 +197,9 @@ def test_strengths_of_a_named_dataset_stay_its_own():
         assert with_strengths(data, strengths).dataset == dataset
     with pytest.raises(ValueError, match="strengths='digit' is not one of"):
         with_strengths(data, "digit")
+
+
+def test_no_images_are_an_error(tmp_path):
+    np.savez(tmp_path / "empty.npz", images=np.zeros((0, 8, 8, 3), np.uint8), labels=np.zeros(0, int))
+    with pytest.raises(ValueError, match="holds no images"):
+        load_evaluation_data(str(tmp_path / "empty.npz"))

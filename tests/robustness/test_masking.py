@@ -394,3 +394,9 @@ def test_what_square_takes_after_gradients_is_no_sampling_error(taken, n, passed
     (check,) = (c for c in masking_panel({"autoattack_linf": entry})["checks"] if c["name"] == "square_after_gradients")
     assert check["passed"] is passed
     assert check["value"] == pytest.approx(taken / n)
+
+
+@pytest.mark.parametrize(("key", "epsilon", "passed"), [("pgd_linf", 0.3, True), ("pgd_linf", 0.1, None)])
+def test_any_large_budget_of_pgd_counts(key, epsilon, passed):
+    panel = masking_panel({key: sweep_entry("pgd", [0.0, epsilon], [0.9, 0.0])})
+    assert {c["name"]: c["passed"] for c in panel["checks"]}["large_budget"] is passed

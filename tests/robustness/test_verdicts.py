@@ -85,7 +85,7 @@ def test_no_robustness_is_said_with_number_and_interval():
     [
         (0.0, 1000, "No white-box robustness"),
         (0.03, 1000, "No white-box robustness"),
-        (0.03, 30, "Little white-box robustness"),
+        (0.03, 30, "Little or no white-box robustness"),
         (0.06, 200, "Little white-box robustness"),
         (0.2, 1000, "Some white-box robustness"),
         (0.47, 1000, "Some white-box robustness"),  # lower end 0.439 < 0.45
@@ -373,6 +373,14 @@ def test_few_images_say_neither_little_nor_much(share, n, words):
     (found,) = linf({**clean(0.8), "autoattack_linf": sweep("autoattack", [E8], [share], n=n)})
     assert words in found
     assert ("is not established" in found and "too few images" in found) == (n < 200)
+
+
+@pytest.mark.parametrize("name", ["pgd", "square", "autoattack"])
+def test_any_attack_that_leaves_next_to_nothing_refutes(name):
+    found = linf({**clean(), f"{name}_linf": sweep(name, [E8], [0.0], n=60)}, {"suspicious": True, "checks": []})
+    assert found[0].startswith("Little or no white-box robustness at 8/255 (L-inf): 0.0 % of images survive")
+    found = linf({**clean(), f"{name}_linf": sweep(name, [E8], [0.0], n=3)})  # up to 56 %
+    assert "not established" in found[0]
 
 
 def test_a_frequent_class_is_no_robustness():
