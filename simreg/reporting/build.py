@@ -8,15 +8,16 @@ from dataclasses import replace
 from simreg._checks import near_matches
 from simreg.reporting.blocks import Block, Bullets, Document, Facts, Figure, Note, Row, Section, Table, Text, plural
 from simreg.reporting.cautions import cautions
-from simreg.reporting.checks import not_run_rows, verdict_table
+from simreg.reporting.checks import asked_keys, not_run_rows, verdict_table
 from simreg.reporting.comparison import comparison_section, headline_blocks, not_run_methods
-from simreg.reporting.groups import Group, keys_of
+from simreg.reporting.groups import Group
 from simreg.reporting.headline import headline_table
 from simreg.reporting.masking import masking_tables
 from simreg.reporting.methods import method_groups
 from simreg.reporting.numbers import NOTHING
 from simreg.reporting.ratios import trade_off_section
-from simreg.reporting.runs import Run, entries, items, machines, words
+from simreg.reporting.recipes import recipe_section
+from simreg.reporting.runs import Run, entries, items, machines, suite_of, words
 from simreg.reporting.selection import choice_line, not_run_points, selection_section, warnings
 from simreg.reporting.settings import created, image_counts, settings_section
 from simreg.reporting.threats import threat_sections
@@ -29,7 +30,17 @@ def evaluation_groups(runs: Sequence[Run]) -> list[Group]:
         suite = words(run.data.get("suite"))
         absent = f"not part of the {suite} suite that was run" if suite else "not part of this run"
         measurements = (entries(run.data, "measurements"),)
-        groups.append(Group(run.label, look, measurements, entries(run.data, "masking"), absent))
+        groups.append(
+            Group(
+                run.label,
+                look,
+                measurements,
+                entries(run.data, "masking"),
+                absent,
+                classes=len(items(entries(run.data, "data"), "classes")),
+                left_out=tuple(words(key) for key in items(run.data, "left_out")),
+            )
+        )
     return groups
 
 
@@ -86,7 +97,7 @@ def build_card(runs: Sequence[Run], *, title: str | None = None, reference: str 
     for run in runs:
         if run.kind != "evaluation":
             section = comparison_section(run) if run.kind == "comparison" else selection_section(run)
-            sections.append(_without_figures(replace(section, sections=())))
+            sections.append(_without_figures(replace(section, sections=(recipe_section(run.data),))))
     sections += [_limits(parts), _not_run(runs, groups, parts), settings_section(runs, groups)]
     return _document(runs, title, [section for section in sections if not section.empty])
 
@@ -121,7 +132,7 @@ def _without_figures(section: Section) -> Section:
 
 def _document(runs: Sequence[Run], title: str | None, sections: Sequence[Section]) -> Document:
     data = list(dict.fromkeys(words(entries(run.data, "data").get("name"), "unnamed data") for run in runs))
-    suites = list(dict.fromkeys(words(run.data.get("suite")) for run in runs if run.data.get("suite")))
+    suites = list(dict.fromkeys(suite_of(run.data) for run in runs if run.data.get("suite")))
     dates = sorted({created(run.data)[:10] for run in runs} - {NOTHING})
     told = [f"Data: {', '.join(data)}"]
     told += [f"suite: {', '.join(suites)}"] if suites else []
@@ -169,7 +180,7 @@ def _who(runs: Sequence[Run]) -> Facts:
     facts = {
         "model" if len(models) == 1 else "models": ", ".join(models),
         "data": "; ".join(dict.fromkeys(data)),
-        "suite": ", ".join(dict.fromkeys(words(run.data.get("suite")) for run in runs if run.data.get("suite"))),
+        "suite": ", ".join(dict.fromkeys(suite_of(run.data) for run in runs if run.data.get("suite"))),
         "written": ", ".join(dict.fromkeys(created(run.data) for run in runs)),
         "hardware": "; ".join(dict.fromkeys(machine for run in runs for machine in machines(run.data))),
     }
@@ -231,7 +242,7 @@ def _not_run(runs: Sequence[Run], groups: Sequence[Group], parts: Sequence[tuple
 
 def _missing_share(name: str, groups: Sequence[Group]) -> str:
     """How many of the measurements that a part of the report names do not exist."""
-    named = [(group, key) for group in groups for key in keys_of(groups)]
+    named = [(group, key) for group in groups for key in asked_keys(groups)]
     lacking = sum(group.reason(key) is not None for group, key in named)
     if not named:
         return ""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from simreg.reporting import names
 from simreg.reporting.blocks import plural
-from simreg.reporting.groups import Group, clean, keys_of, setting, threat_of
+from simreg.reporting.groups import Group, chance_line, clean, keys_of, near_chance, setting, threat_of
 from simreg.reporting.numbers import count, number, percent, ratio, significant
 from simreg.reporting.runs import items, words
 
@@ -191,15 +191,15 @@ def _corruptions(groups: Sequence[Group]) -> list[str]:
     results = [result for group in groups for result in group.results("corruptions", "corruptions")]
     if not results or all(result.get("is_published") is True for result in results):
         return []
-    return ["The corrupted images are not the published CIFAR-10-C arrays: no comparison with published figures holds."]
+    return ["The corrupted images are not the published arrays: no comparison with published figures holds."]
 
 
 def _clean(groups: Sequence[Group]) -> list[str]:
     """Models that hold because they answer little: distances of a model with low clean accuracy mean little."""
-    found = {group.label: clean(group).value for group in groups}
+    found = {group.label: clean(group).value for group in groups if not near_chance(group)}
     known = [value for value in found.values() if math.isfinite(value)]
     best = max(known, default=math.nan)
-    lines = []
+    lines = chance_line(groups)
     for label, value in found.items():
         if math.isfinite(value) and value < best and value / best < 0.9:
             lines.append(

@@ -50,10 +50,15 @@ def _verdict_rows(having: Mapping[tuple[str, str], Sequence[str]], title: str, m
     return [Row(label, (cell,), title) for label, cells in [*by_label.items(), ("all", shared)] for cell in cells]
 
 
+def asked_keys(groups: Sequence[Group]) -> list[str]:
+    """All keys of these groups, and what ``--only`` left out of their suites."""
+    return names.order({*keys_of(groups), *(key for group in groups for key in group.left_out)})
+
+
 def not_run_rows(groups: Sequence[Group]) -> list[Row]:
     """What does not exist: a row per measurement and reason, with the models that it is missing for."""
     rows = []
-    for key in keys_of(groups):
+    for key in asked_keys(groups):
         rows += _not_run_parts(groups, key)
         reasons: dict[str, list[str]] = {}
         for group in groups:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from simreg.reporting import names
-from simreg.reporting.blocks import MODELS, Block, Bullets, Cell, Facts, Note, Row, Section, Table, Text, chunks, plural
+from simreg.reporting.blocks import MODELS, Block, Bullets, Cell, Note, Row, Section, Table, Text, chunks, plural
 from simreg.reporting.costs import cost_table, equal_time_table, time_figure
 from simreg.reporting.groups import Group
 from simreg.reporting.headline import headline_table
@@ -16,6 +16,8 @@ from simreg.reporting.judgements import said_of
 from simreg.reporting.methods import BUDGETS, done, labels_of, method_groups, reference_group, runs_of, trainings_of
 from simreg.reporting.numbers import NOTHING, count, significant
 from simreg.reporting.ratios import trade_off_section
+from simreg.reporting.recipes import recipe_section
+from simreg.reporting.remarks import remarks
 from simreg.reporting.runs import Run, entries, items, words
 from simreg.reporting.threats import threat_sections
 from simreg.reporting.winners import winner_lines
@@ -41,7 +43,7 @@ def comparison_section(run: Run) -> Section:
     sections += threat_sections(measured) if measured else []
     training = _training(data, budget)
     sections += [training] if training is not None else []
-    sections.append(_recipe(data))
+    sections.append(recipe_section(data))
     return Section(f"Training methods compared on {run.label}", tuple(blocks), tuple(sections))
 
 
@@ -65,7 +67,8 @@ def headline_blocks(run: Run) -> list[Block]:
     """What was compared, and who keeps the most."""
     groups = next((found for name in BUDGETS if (found := method_groups(run.data, name))), [])
     lines = winner_lines(run.data, groups)
-    return [Text(summary(run)), *([Bullets(tuple(lines))] if lines else [])]
+    notes = [Note(line, "warning") for line in remarks(run.data, groups)]
+    return [Text(summary(run)), *notes, *([Bullets(tuple(lines))] if lines else [])]
 
 
 def summary(run: Run) -> str:
@@ -131,27 +134,3 @@ def _training(data: Mapping[str, Any], budget: str) -> Section | None:
     figures = [weights_figure([(label, history) for label, _, history in first]), scalars_figure(first)]
     blocks = tuple(figure for figure in figures if figure is not None)
     return Section("Training", (Text("The first seed of each method."), *blocks)) if blocks else None
-
-
-def _recipe(data: Mapping[str, Any]) -> Section:
-    """What all trainings share, and what each method does."""
-    facts = [(words(k).replace("_", " "), _flat(v)) for k, v in entries(data, "recipe").items()]
-    facts += [(f"network: {words(k).replace('_', ' ')}", _flat(v)) for k, v in entries(data, "network").items()]
-    facts += [(name.replace("_", " "), _flat(data[name])) for name in ("epochs", "budget_seconds") if name in data]
-    rows = []
-    for name, (label, _) in labels_of(data).items():
-        method = entries(entries(data, "methods"), name)
-        settings = ", ".join(f"{words(k)} {_flat(v)}" for k, v in entries(method, "settings").items())
-        rows.append(
-            Row(label, (Cell(words(method.get("description"), "–"), kind="text"), Cell(settings or "–", kind="text")))
-        )
-    table = Table("The methods.", ("Method", "What it does", "Settings"), tuple(rows))
-    return Section("Recipe and methods", (Facts(tuple(facts)), table) if facts else (table,))
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{words(k)} {_flat(v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_flat, value))
-    return significant(value) if isinstance(value, float) else words(value, "–")

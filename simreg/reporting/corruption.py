@@ -29,8 +29,8 @@ def sources(groups: Sequence[Group]) -> list[str]:
             line = (
                 f"Corrupted images: {source} (the published arrays)."
                 if published
-                else f"Corrupted images: {source}. They were made for these images and are not CIFAR-10-C: compare "
-                "models within this report, not with published figures."
+                else f"Corrupted images: {source}. They were made for these images and are not the published arrays: "
+                "compare models within this report, not with published figures."
             )
             labels = said.setdefault(line, [])
             if group.label not in labels:

@@ -58,6 +58,8 @@ td.missing { color: var(--soft); white-space: normal; min-width: 7.5rem; max-wid
 td.left { text-align: left; }
 td.number .detail { display: inline; margin-left: .45em; }
 .wide td.number .detail { display: block; margin: 0; }
+.wide td.good, .wide td.bad { min-width: 5rem; max-width: 8rem; }
+.wide td.text, .wide td.missing { min-width: 6rem; }
 td.missing[colspan] { text-align: left; max-width: none; }
 td[colspan] .detail { display: inline; margin-left: .5em; }
 td.shaded { background: rgba(222, 133, 60, calc(var(--shade) * .75)); }
@@ -69,6 +71,11 @@ td.text .detail, td.bad .detail { margin-top: .15rem; }
 .beside { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 2.5rem; }
 .beside > * { min-width: 0; max-width: 100%; }
 .beside .caption, .beside figcaption, .beside .legend { width: 0; min-width: 100%; }
+@media (min-width: 66rem) {
+  .tablebox.wide { position: relative; left: 50%; transform: translateX(-50%); width: max-content; min-width: 100%;
+    max-width: calc(100vw - 3.5rem); }
+  .tablebox.wide .caption { width: 0; min-width: 100%; }
+}
 figure { margin: 1.3rem 0 .5rem; }
 figcaption { font-size: .9em; max-width: 46rem; margin-top: .4rem; overflow-wrap: anywhere; }
 .panels { display: flex; flex-wrap: wrap; gap: .9rem 1.1rem; }
@@ -116,6 +123,10 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); color: var(--soft)
   thead th:first-child, tbody th[scope=row], tr.group th span { position: static; }
   table { font-size: 7.8pt; width: auto; max-width: 100%; }
   th, td { padding: .2rem .4rem; }
+  .tablebox.wide { position: static; transform: none; width: auto; max-width: 100%; }
+  .wide table { font-size: 6.4pt; }
+  .wide th, .wide td { padding: .15rem .2rem; min-width: 0; overflow-wrap: anywhere; }
+  .wide td.number, .wide .detail { overflow-wrap: normal; }
   thead { display: table-header-group; }
   tr, .short, .panel, dl.facts div, .note, .warning { break-inside: avoid; }
   tr.group { break-after: avoid; }

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simreg.reporting import names
-from simreg.reporting.numbers import Estimate, accuracy_estimate, count, mean_estimate, median_estimate, number
+from simreg.reporting.numbers import Estimate, accuracy_estimate, count, mean_estimate, median_estimate, number, percent
 from simreg.reporting.runs import entries, items, words
 
 Result = Mapping[str, Any]
+
+LEFT_OUT = "left out with --only"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Group:
         absent: What to say of a measurement that the file does not name.
         seeds: Seed of each training run.
         budget: Of the training, in a comparison.
+        classes: Number of classes; 0 where it is not known.
+        left_out: Measurements of the suite that ``--only`` left out.
     """
 
     label: str
@@ -35,6 +39,8 @@ class Group:
     absent: str = "not part of this run"
     seeds: tuple[int, ...] = ()
     budget: str = ""
+    classes: int = 0
+    left_out: tuple[str, ...] = ()
 
     def results(self, key: str, kind: str) -> list[Result]:
         """What was measured under this key: one result per training run that has it."""
@@ -52,7 +58,7 @@ class Group:
         if any(self.results(key, kind) for kind in _NEEDS):
             return None
         if not named:
-            return self.absent
+            return LEFT_OUT if key in self.left_out else self.absent
         failed = [entry for entry in named if entry.get("status") != "ok"]
         return words(failed[0].get("reason"), "no reason given") if failed else "the file holds no readable result"
 
@@ -117,6 +123,22 @@ def clean(group: Group) -> Estimate:
         if points:
             return points[0].accuracy
     return Estimate(math.nan)
+
+
+def near_chance(group: Group) -> bool:
+    """Whether clean accuracy is at most a twentieth of the way from guessing to all right."""
+    if group.classes < 2:
+        return False
+    guessing = 1 / group.classes
+    return clean(group).value <= guessing + (1 - guessing) / 20
+
+
+def chance_line(groups: Sequence[Group]) -> list[str]:
+    """A caution that names the models near chance, where there are any."""
+    found = [f"{group.label} ({percent(clean(group).value)} %)" for group in groups if near_chance(group)]
+    if not found:
+        return []
+    return [f"Clean accuracy near chance: train longer. {', '.join(found)}: their other numbers say nothing."]
 
 
 def largest(group: Group, key: str) -> Point | None:

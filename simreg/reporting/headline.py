@@ -18,7 +18,7 @@ from simreg.reporting.groups import (
     median_distance,
     setting,
 )
-from simreg.reporting.masking import masking_cell
+from simreg.reporting.masking import masking_cell, short_masking_cell
 from simreg.reporting.numbers import count
 
 _HEADLINE = (
@@ -107,7 +107,7 @@ def _strengths(groups: Sequence[Group], key: str) -> list[str]:
 
 def _headline_cell(groups: Sequence[Group], group: Group, key: str) -> Cell:
     if key == "masking":
-        return masking_cell(group)
+        return masking_cell(group) if len(groups) <= MODELS else short_masking_cell(group)
     if key == "clean" and math.isfinite(clean(group).value):
         return accuracy_cell(clean(group))
     reason = group.reason(key)

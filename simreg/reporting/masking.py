@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from simreg.reporting import names
 from simreg.reporting.blocks import MODELS, Cell, Row, Table, chunks
-from simreg.reporting.groups import Group
+from simreg.reporting.groups import Group, near_chance
 from simreg.reporting.runs import items, words
 from simreg.robustness._masking_checks import DECISIVE
 
@@ -87,10 +88,30 @@ def masking_cell(group: Group) -> Cell:
     told += f", {len(outcomes) - possible} not possible" if possible < len(outcomes) else ""
     if group.masking.get("suspicious"):
         return Cell("signs of masked gradients", f"{told}: white-box numbers may be far too high", "bad")
+    if near_chance(group):
+        return Cell("near chance: says nothing", told, "text")
     if established(group.masking):
         return Cell("no sign of masking", told, "good")
     without = "; ".join(_not_looked_at(group.masking))
     return Cell("not established", f"{told}; not looked at: {without}" if without else told, "text")
+
+
+def short_masking_cell(group: Group) -> Cell:
+    """The outcome in a few words, for tables of many models: how many checks passed, of how many.
+
+    Example:
+        >>> checks = [{"name": name, "passed": True} for name in ("black_box", "large_budget", "zero_gradients")]
+        >>> short_masking_cell(Group("plain", 0, (), {"suspicious": False, "checks": checks})).text
+        'no sign, 3 of 3'
+    """
+    cell = masking_cell(group)
+    outcomes = [check.get("passed") for check in checks_of(group.masking).values()]
+    if cell.text not in _SHORT:
+        return replace(cell, detail="")
+    return replace(cell, text=f"{_SHORT[cell.text]}, {outcomes.count(True)} of {len(outcomes)}", detail="")
+
+
+_SHORT = {"no sign of masking": "no sign", "signs of masked gradients": "signs", "not established": "not established"}
 
 
 def masking_line(groups: Sequence[Group]) -> str:
@@ -128,4 +149,6 @@ def _check_cell(group: Group, name: str) -> Cell:
     passed, detail = check.get("passed"), names.readable(words(check.get("detail")))
     if passed is None:
         return Cell("not possible", detail, "missing")
+    if passed and near_chance(group):
+        return Cell("passed, near chance", detail, "text")
     return Cell("passed", detail, "good") if passed else Cell("failed", detail, "bad")

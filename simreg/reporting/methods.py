@@ -25,9 +25,10 @@ def method_groups(data: Mapping[str, Any], budget: str) -> list[Group]:
             reasons = [words(run.get("reason"), "no reason given") for run in asked if run not in measured]
             measurements = tuple(entries(run, "measurements") for run in measured)
             seeds = tuple(count(run.get("seed")) for run in measured)
+            classes = len(items(entries(data, "data"), "classes"))
             absent = reasons[0] if reasons else "not part of this run"
             panel = joined_panel([entries(run, "masking") for run in measured], seeds)
-            groups.append(Group(label, look, measurements, panel, absent, seeds, budget))
+            groups.append(Group(label, look, measurements, panel, absent, seeds, budget, classes))
     return groups
 
 

@@ -168,6 +168,18 @@ def machines(data: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for name in told if name))
 
 
+def suite_of(data: Mapping[str, Any]) -> str:
+    """The suite, and how much of it was run where ``--only`` left some out.
+
+    Example:
+        >>> suite_of({"suite": "quick", "measurements": {"clean": {}}, "left_out": ["boundary"]})
+        'quick, 1 of 2 measurements'
+    """
+    suite, left = words(data.get("suite")), len(items(data, "left_out"))
+    run = len(entries(data, "measurements"))
+    return f"{suite}, {run} of {run + left} measurements" if suite and left else suite
+
+
 _ONE = re.compile(r"\b1 (core|thread)s\b")
 
 

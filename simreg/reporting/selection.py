@@ -15,6 +15,7 @@ from simreg.reporting.histories import scalars_figure, weights_figure
 from simreg.reporting.numbers import accuracy_estimate, count, number, percent, ratio, ratio_interval_text
 from simreg.reporting.plane import plane_figure, sensitivity_figures
 from simreg.reporting.points import AXES, Points, name_settings, ratio_of, value_text
+from simreg.reporting.recipes import recipe_section
 from simreg.reporting.runs import Run, entries, items, words
 
 _CURVES = 6  # points whose noise curves are drawn
@@ -30,7 +31,8 @@ def selection_section(run: Run) -> Section:
     blocks += [figure for figure in figures if figure is not None]
     training = _training(points)
     title = f"Choice of the regularizer on {run.label}"
-    return Section(title, tuple(blocks), (training,) if training is not None else ())
+    sections = (training, recipe_section(run.data))
+    return Section(title, tuple(blocks), tuple(section for section in sections if section is not None))
 
 
 def summary(run: Run) -> str:

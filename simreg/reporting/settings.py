@@ -11,17 +11,22 @@ from typing import Any
 from simreg.reporting import names
 from simreg.reporting.blocks import Block, Cell, Facts, Row, Section, Table, chunks, plural
 from simreg.reporting.groups import Group, keys_of
+from simreg.reporting.methods import BUDGETS, method_groups
 from simreg.reporting.numbers import NOTHING, count, duration, number, significant
-from simreg.reporting.runs import Run, entries, items, machines, words
+from simreg.reporting.runs import Run, entries, items, machines, suite_of, words
 
 _LONGEST = 8  # values of a list that are written out
 _HEX = 16  # digits of a fingerprint that are shown
 _MODELS = 4
 _MEASURED = re.compile(
-    r"^(max_perturbation|queries|query_marks|accuracy_by_queries|stage_accuracies|start_image_queries|first_index)$"
+    r"^(max_perturbation|queries|query_marks|accuracy_by_queries|stage_accuracies|start_image_queries|first_index|source_accuracy|surrogate_accuracy)$"
     r"|_shares?$|_queries_of_successes$"
 )
 """Settings that are results: a table of budgets leaves them out."""
+
+
+_DEFAULTS = {"step_size": "2.5 epsilon / steps"}
+"""What an attack takes where a setting is null."""
 
 
 def settings_section(runs: Sequence[Run], groups: Sequence[Group]) -> Section:
@@ -38,10 +43,20 @@ def settings_section(runs: Sequence[Run], groups: Sequence[Group]) -> Section:
     sections.append(Section("Images", tuple(_facts_table("Images", [(_name(r), _data(r)) for r in runs]))))
     if groups:
         sections.append(Section("Budgets of the measurements", (budget_table(groups),)))
+    sections += [section for run in runs if (section := _comparison_budgets(run, len(runs) > 1)) is not None]
     sections.append(
         Section("Files, versions and hardware", tuple(_facts_table("Runs", [(_name(r), _run(r)) for r in runs])))
     )
     return Section("Settings", (), tuple(sections))
+
+
+def _comparison_budgets(run: Run, named: bool) -> Section | None:
+    """Budgets of the measurements of a comparison; the same in both of its training budgets."""
+    found = next((groups for budget in BUDGETS if (groups := method_groups(run.data, budget))), [])
+    measured = [group for group in found if group.runs]
+    table = budget_table(measured)
+    title = f"Budgets of the measurements{f' of the {_name(run)}' if named else ''}"
+    return Section(title, (table,)) if table.rows else None
 
 
 def _name(run: Run) -> str:
@@ -118,7 +133,7 @@ def _run(run: Run) -> dict[str, str]:
     installed = {name: version for name, version in entries(data, "versions").items() if version}
     facts = {
         "written": created(data),
-        "suite": words(data.get("suite"), NOTHING),
+        "suite": suite_of(data) or NOTHING,
         "seed": words(data.get("seed"), NOTHING),
         "grid": plain(grid) or NOTHING,
         "device": words(data.get("device"), NOTHING),
@@ -177,7 +192,7 @@ def _budget(group: Group, key: str) -> tuple[str, str] | None:
             text = "; ".join(
                 f"{words(name).replace('_', ' ')} {value}"
                 for name, raw in sorted(told.items())
-                if (value := plain(raw))
+                if (value := _DEFAULTS.get(name, NOTHING) if raw is None else plain(raw))
             )
             return f"{count(result.get('n')):,}", text
     return None

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from simreg.reporting import names
-from simreg.reporting.groups import Group, clean, corruption_estimate, largest, sweep_points
+from simreg.reporting.groups import Group, clean, corruption_estimate, largest, near_chance, sweep_points
 from simreg.reporting.judgements import threat_budget
 from simreg.reporting.masking import established
 from simreg.reporting.methods import mean_of, reference_group, trainings_of
@@ -23,11 +23,13 @@ Reading = Callable[[Group], Estimate]
 def winner_lines(data: Mapping[str, Any], groups: Sequence[Group]) -> list[str]:
     """A sentence for each kind of distortion: who keeps the most, at what clean accuracy and training time.
 
+    Methods near chance have no part in it.
+
     Args:
         data: The comparison.
         groups: Its methods, in one budget.
     """
-    measured = [group for group in groups if group.runs]
+    measured = [group for group in groups if group.runs and not near_chance(group)]
     return [_line(data, measured, *reading) for reading in _readings(data, measured)] if len(measured) > 1 else []
 
 

@@ -51,8 +51,8 @@ def verdicts(
     Other threats are compared with the accuracy without attack on the same images where the measurement has it.
 
     ============================================  =====================================================================
-    "No white-box robustness"                     upper end of the interval <= 5 %, under any attack
-    "Little or no white-box robustness"           estimate <= 5 %, upper end < half of the clean accuracy, under any attack
+    "No white-box robustness"                     upper end of the interval <= 5 %, any attack
+    "Little or no white-box robustness"           estimate <= 5 %, upper end < half of the clean accuracy, any attack
     "Little white-box robustness"                 lower end <= 5 %, upper end < half of the clean accuracy
     "Substantial white-box robustness"            lower end >= half of the clean accuracy
     "Some white-box robustness"                   in between
