@@ -58,7 +58,7 @@ td.missing { color: var(--soft); white-space: normal; min-width: 7.5rem; max-wid
 td.left { text-align: left; }
 td.number .detail { display: inline; margin-left: .45em; }
 .wide td.number .detail { display: block; margin: 0; }
-.wide td.good, .wide td.bad { min-width: 5rem; max-width: 8rem; }
+.wide td.good, .wide td.bad { min-width: 0; white-space: nowrap; }
 .wide td.text, .wide td.missing { min-width: 6rem; }
 td.missing[colspan] { text-align: left; max-width: none; }
 td[colspan] .detail { display: inline; margin-left: .5em; }
@@ -125,8 +125,9 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); color: var(--soft)
   th, td { padding: .2rem .4rem; }
   .tablebox.wide { position: static; transform: none; width: auto; max-width: 100%; }
   .wide table { font-size: 6.4pt; }
-  .wide th, .wide td { padding: .15rem .2rem; min-width: 0; overflow-wrap: anywhere; }
-  .wide td.number, .wide .detail { overflow-wrap: normal; }
+  .wide th, .wide td { padding: .15rem .2rem; min-width: 0; }
+  .wide td.number .detail { white-space: nowrap; }
+  .wide td.good, .wide td.bad { white-space: normal; }
   thead { display: table-header-group; }
   tr, .short, .panel, dl.facts div, .note, .warning { break-inside: avoid; }
   tr.group { break-after: avoid; }

@@ -138,7 +138,7 @@ def chance_line(groups: Sequence[Group]) -> list[str]:
     found = [f"{group.label} ({percent(clean(group).value)} %)" for group in groups if near_chance(group)]
     if not found:
         return []
-    return [f"Clean accuracy near chance: train longer. {', '.join(found)}: their other numbers say nothing."]
+    return [f"Near chance: train longer. Clean accuracy is about that of guessing for {', '.join(found)}."]
 
 
 def largest(group: Group, key: str) -> Point | None:
