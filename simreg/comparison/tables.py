@@ -55,7 +55,7 @@ def comparison_text(results: Mapping[str, Any]) -> str:
     if left_out:
         lines.append(textwrap.fill(f"in the report: {', '.join(left_out)}", _WIDTH))
     note = "Accuracy in %, at the strength named. " + (
-        "+-: half of the 95 % interval of the mean over seeds (Student's t), where they differ."
+        "+-: half the 95 % interval of the mean over seeds (Student's t) where they differ."
         if seeds > 1
         else "One seed: what another seed would give is unknown."
     )
