@@ -37,3 +37,16 @@ def test_nets_are_judged_at_the_budget_of_their_data(images):
         passed = {check["name"]: check["passed"] for check in judged["masking"]["checks"]}
         assert passed["deterministic"] is passed["logits"] is True
         assert passed["black_box"] is None
+
+
+def test_a_frequent_class_is_judged_by_its_share(images):
+    clean = {"name": "clean", "epsilons": [0.0], "accuracies": [0.9], "n": 1000, "settings": {}}
+    pgd = {"name": "pgd", "epsilons": [8 / 255], "accuracies": [0.6], "n": 1000, "settings": {}}
+    entries = {"clean": clean, "pgd_linf": pgd}
+    measured = {
+        key: {"status": "ok", "type": "sweep", "threat": "white_box", "result": result}
+        for key, result in entries.items()
+    }
+    for labels, expected in ((torch.arange(8), False), (torch.zeros(8, dtype=torch.int64), True)):
+        said = judge(measured, images, labels, dataset="cifar10", classes=10)["verdicts"]
+        assert any("constant answer, 100.0 %" in verdict["verdict"] for verdict in said) == expected

@@ -361,8 +361,8 @@ def test_claims_need_every_decisive_check(name):
 
 
 def test_another_attack_never_raises_a_claim():
-    entries = {**clean(1.0), "autoattack_linf": sweep("autoattack", [E8], [0.5], n=200)}
-    assert linf(entries)[0].startswith("Some")  # lower end 0.43 < 0.5
+    entries = {**clean(1.0), "autoattack_linf": sweep("autoattack", [E8], [0.52], n=200)}
+    assert linf(entries)[0].startswith("Some")  # lower end 0.45 < 0.5; that of 0.51 of 50,000 is above
     for share in (0.55, 0.52, 0.51, 0.49):
         entries["pgd_linf"] = sweep("pgd", [E8], [share], n=50_000)
         assert linf(entries)[0].startswith("Some"), share
