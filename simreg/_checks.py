@@ -1,8 +1,10 @@
-"""Argument checks shared by every module: one wording for what came, what was wanted and the remedy."""
+"""Argument checks and warnings shared by every module: what came, what was wanted, and the remedy."""
 
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -82,13 +84,13 @@ def capturing(tensor: Tensor) -> bool:
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def check_pairs(pairs: object, n: int) -> Tensor:
-    """Raise unless ``pairs`` is a non-empty integer tensor (P, 2); on CPU also unless it holds rows of ``n`` images."""
+def check_pairs(pairs: object, n: int, *, none: bool = False) -> Tensor:
+    """Raise unless ``pairs`` are integers (P, 2), P >= 1 (or ``none``); on CPU also unless rows of ``n`` images."""
     tensor = check_tensor("pairs", pairs, wanted="an integer tensor (P, 2)")
-    if tensor.ndim != 2 or tensor.shape[1] != 2 or tensor.shape[0] == 0 or tensor.is_floating_point():
+    if tensor.ndim != 2 or tensor.shape[1] != 2 or tensor.is_floating_point() or not (none or tensor.shape[0]):
         raise ValueError(f"pairs must have shape (P, 2) of integers with P >= 1, got {describe(tensor)}.")
-    if readable(tensor):
-        low, high = int(tensor.min()), int(tensor.max())
+    if readable(tensor) and tensor.numel():
+        low, high = (int(v) for v in torch.aminmax(tensor))
         if low < 0 or high >= n:
             raise ValueError(f"pairs must be rows of the {n} images, 0 to {n - 1}, got {low} to {high}.")
     return tensor
@@ -105,3 +107,30 @@ def describe(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}, not an instance of it"
     return f"{type(value).__name__} {value!r}" if isinstance(value, (str, int, float)) else type(value).__name__
+
+
+def warn(message: str) -> None:
+    """Emit a ``UserWarning`` attributed to the first caller outside this package and torch, which calls its modules."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("simreg.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def check_similarities(name: str, values: Tensor) -> None:
+    """Raise ``ValueError`` unless all similarities are in [-1, 1] (up to rounding) and none is NaN. Synchronises."""
+    if values.numel() and not bool((values.abs() <= 1.0 + 1e-4).all()):
+        raise ValueError(
+            f"{name} must be similarities in [-1, 1], got values from {float(values.min()):.4g} to "
+            f"{float(values.max()):.4g}: use cosines or correlations, not distances."
+        )
+
+
+def unit_float(images: Tensor) -> Tensor:
+    """Images as floating point in [0, 1]: uint8 is divided by 255, floats pass."""
+    return images.float() / 255.0 if images.dtype == torch.uint8 else images
+
+
+def as_float(values: Tensor) -> Tensor:
+    """``values`` in float32, or in float64 if they already are."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from simreg._checks import check_pairs, check_tensor, describe, readable
-from simreg.targets import check_similarity_range
+from simreg._checks import (
+    check_images,
+    check_pairs,
+    check_similarities,
+    check_tensor,
+    check_unit_range,
+    describe,
+    readable,
+    unit_float,
+)
+from simreg.functional import all_pairs
+from simreg.targets import Target
+
+Pairing = Literal["pairs", "all"]
+
+_AUGMENTED = 0.3  # how far augmentation, such as added noise, may take images out of [0, 1]
 
 
 @dataclass(frozen=True)
@@ -18,11 +33,11 @@ class PairBatch:
     Args:
         images: Shape (2k, C, H, W): input of the model. Row i is paired with row k + i unless ``pairs`` is given.
         targets: Shape (k,), or (P,) with ``pairs``: target similarities in [-1, 1].
-        pairs: Shape (P, 2), int64: rows of ``images``.
+        pairs: Shape (P, 2), int64: rows of ``images``. P may be 0, where a target with ``select=`` chose none.
         indices: Shape of the images' first dimension: row of each image in its pool.
 
     Raises:
-        ValueError: If shapes do not fit, there are no pairs, or (on CPU) targets leave [-1, 1] or pairs the batch.
+        ValueError: If shapes do not fit, or (on CPU) targets leave [-1, 1] or pairs the batch.
 
     Example:
         >>> batch = PairBatch(torch.rand(4, 3, 8, 8), torch.tensor([0.5, -0.5]))
@@ -45,11 +60,11 @@ class PairBatch:
             raise ValueError(f"images: a pair needs at least 2 images, got {n}.")
         if self.pairs is None and n % 2:
             raise ValueError(f"images: {n} rows cannot be split into pairs (i, k + i); pass 2k images, or pairs=.")
-        wanted = n // 2 if self.pairs is None else check_pairs(self.pairs, n).shape[0]
+        wanted = n // 2 if self.pairs is None else check_pairs(self.pairs, n, none=True).shape[0]
         if self.targets.shape != (wanted,):
             raise ValueError(f"targets must have shape ({wanted},), one for each pair, got {describe(self.targets)}.")
         if readable(self.targets):
-            check_similarity_range("targets", self.targets)
+            check_similarities("targets", self.targets)
 
     def __len__(self) -> int:
         return self.targets.shape[0]
@@ -61,3 +76,63 @@ class PairBatch:
             for t in (self.images, self.targets, self.pairs, self.indices)
         ]
         return PairBatch(*moved)  # type: ignore[arg-type]
+
+
+def complete_batch(
+    batch: PairBatch | Tensor,
+    targets: Tensor | None,
+    pairs: Tensor | None,
+    *,
+    target: Target | None,
+    pairing: Pairing,
+    device: torch.device,
+    look: bool,
+) -> PairBatch:
+    """The batch of a step: pairs as ``pairing`` says, targets of ``target``, where they are not given; on ``device``.
+
+    Args:
+        batch: A `PairBatch`, or images (N, C, H, W).
+        targets: Shape (P,) or (N, N), or None.
+        pairs: Shape (P, 2), or None.
+        target: Of the regularizer; it may select some of the pairs.
+        pairing: Of the regularizer.
+        device: Of the regularizer.
+        look: Whether to check the values of images that ``target`` reads, which on a GPU synchronises.
+
+    Raises:
+        ValueError: If shapes or values do not fit.
+        TypeError: If images are no tensor of images.
+    """
+    if isinstance(batch, PairBatch):
+        if targets is not None or pairs is not None:
+            raise ValueError("targets and pairs belong to images; a PairBatch has its own.")
+        if batch.pairs is None and pairing == "all":
+            raise ValueError(
+                'pairing="all" needs the targets of all pairs: draw batches with pool.batches(..., pairing="all").'
+            )
+        return batch.to(device, non_blocking=True)
+    images = unit_float(check_images("images", batch)).to(device)
+    n = images.shape[0]
+    if pairs is not None:
+        pairs = check_pairs(pairs, n).to(device)
+    elif n < 2 or (pairing == "pairs" and n % 2):
+        wanted = "at least 2 rows" if n < 2 else "an even number of rows, or pairs="
+        raise ValueError(f"images: pairing={pairing!r} needs {wanted}, got {n}.")
+    elif pairing == "all":
+        pairs = all_pairs(n, device)
+    rows = torch.arange(n, device=device).view(2, -1).T if pairs is None else pairs  # (P, 2)
+    if targets is not None:
+        targets = targets.detach().to(device)
+        targets = targets if targets.is_floating_point() else targets.float()
+        if targets.ndim == 2:
+            if targets.shape != (n, n):
+                raise ValueError(f"targets: a matrix must be ({n}, {n}) for {n} images, got {tuple(targets.shape)}.")
+            targets = targets[rows[:, 0], rows[:, 1]]
+        return PairBatch(images, targets, pairs)
+    if target is None:
+        raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")
+    if look:
+        check_unit_range("images", images, tolerance=_AUGMENTED)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        targets, chosen = target.taking_part(target.paired(rows, images), rows)
+    return PairBatch(images, targets, pairs if chosen is rows else chosen)

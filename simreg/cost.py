@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from simreg._checks import check_choice, describe
 from simreg.features import FeatureTap, is_distributed
 
 Mode = Literal["separate", "observe", "joint"]
-MODES = ("separate", "observe", "joint")
 
 _EXAMPLES = 2  # batch norm in training mode needs more than one image where features have one position
 _STEP = 3  # forward, and backward as twice forward
 _PER_PAIR = 14  # FLOPs per unit and pair: three products forward, two rows of two terms backward
 _PER_GRAM_ENTRY = 4  # FLOPs per unit and entry of the matrix of all rows: one product each way
 _PER_VALUE = 2  # centring, each way
-_DENSE = 64  # given pairs are looked up in the matrix of all rows unless that has more entries for each
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,6 @@ class CostEstimate:
         plain_flops: Of the step without regularizer.
         regularized_flops: Of the step with it, ``similarity_flops`` among them.
         similarity_flops: Of centring, similarities and their gradient.
-        similarity_bytes: Memory traffic of the same: tapped features read in forward, read in backward, and their
-            gradient written, unless ``attach`` writes it together with that of the network.
-        extra_memory: Bytes at the end of forward and during the similarity's backward that the plain step has not.
-        features: Shape of one image's features by layer, (C, H, W) or other.
-        feature_bytes: Bytes of one image's features by layer.
     """
 
     mode: str
@@ -57,10 +49,6 @@ class CostEstimate:
     plain_flops: int
     regularized_flops: int
     similarity_flops: int
-    similarity_bytes: int
-    extra_memory: int
-    features: Mapping[str, tuple[int, ...]]
-    feature_bytes: Mapping[str, int]
 
     @property
     def ratio(self) -> float:
@@ -70,30 +58,12 @@ class CostEstimate:
     def __str__(self) -> str:
         end = " up to the last tapped layer" if self.early_exit else ""
         extra = f"{self.images} more images{end}" if self.images else "no more images"
-        layers = ", ".join(
-            f"{name} {'x'.join(map(str, shape)) or 'scalar'} ({_unit(self.feature_bytes[name], 'B')})"
-            for name, shape in self.features.items()
+        plain, regularized, similarity = map(_unit, (self.plain_flops, self.regularized_flops, self.similarity_flops))
+        return (
+            f"{self.mode}: {self.batch_size} images and {self.pairs} pairs a step, {extra}\n"
+            f"FLOP a step: plain {plain}, regularized {regularized} (similarity {similarity}): "
+            f"{self.ratio:.2f} times the plain step"
         )
-        return "\n".join(
-            [
-                f"{self.mode}: {self.batch_size} images and {self.pairs} pairs a step, {extra}",
-                f"FLOP a step: plain {_unit(self.plain_flops)}, regularized {_unit(self.regularized_flops)} "
-                f"(similarity {_unit(self.similarity_flops)}): {self.ratio:.2f} times the plain step",
-                f"memory: {_unit(self.extra_memory, 'B')} more; the similarity reads and writes "
-                f"{_unit(self.similarity_bytes, 'B')}",
-                f"features of an image: {layers}",
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One forward pass of a few images: FLOPs, bytes that autograd keeps for backward, and bytes of features beside."""
-
-    flops: int
-    kept: int
-    ours: int
-    features: Mapping[str, Tensor]
 
 
 def estimate(
@@ -105,73 +75,33 @@ def estimate(
     mode: Mode,
     pairing: str,
     early_exit: bool,
-    attached: bool,
 ) -> CostEstimate:
-    """See `SimilarityRegularizer.cost`.
-
-    Args:
-        tap: Whose model and layers; it is not used itself.
-        example: Input of the model, (N, C, H, W), N >= 1.
-        batch_size: B.
-        pairs: As there.
-        mode: As there.
-        pairing: Of the regularizer.
-        early_exit: Whether its pass ends after the last tapped layer.
-        attached: Whether the gradient of the similarity is written together with that of the network.
-
-    Raises:
-        ValueError: If a number or a choice is out of range, or the model is wrapped for distributed training.
-        TypeError: If a number is no integer.
-        RuntimeError: If the tap is closed, or is recording.
-    """
-    model = _bare(tap)
-    check_choice("mode", mode, MODES)
-    _check_count("batch_size", batch_size)
+    """See `SimilarityRegularizer.cost`; ``tap`` names the layers, ``early_exit`` says whether its pass ends there."""
+    model = _bare(tap.require_model())
+    if tap.recording:
+        raise RuntimeError("a pass is being recorded: estimate the cost before or after it.")
+    check_choice("mode", mode, ("separate", "observe", "joint"))
     pairs = _pairs(pairs, batch_size, mode, pairing)
-    images = _images(pairs, pairing) if mode != "observe" else 0
-    compared = images or batch_size
+    images = 0
+    if mode != "observe":
+        images = 2 * pairs if pairing == "pairs" else math.ceil((1 + math.sqrt(8 * pairs + 1)) / 2)
     if example.shape[0] == 0:
         raise ValueError("example must hold at least one image, got 0.")
     example = example[[i % example.shape[0] for i in range(_EXAMPLES)]]
-    exits = early_exit and mode == "separate"
+    early_exit = early_exit and mode == "separate"
     with _untouched(model, example.device), FeatureTap(model, tap.layers, select=tap._select) as own:
-        whole = _measured(own, example, early_exit=False)
-        part = _measured(own, example, early_exit=True) if exits else whole
-
-    def of(amount: int, count: int) -> int:
-        return amount * count // _EXAMPLES
-
-    values = sum(f.numel() for f in part.features.values()) // _EXAMPLES  # D of all layers
-    size = sum(f.numel() * f.element_size() for f in part.features.values())
-    paired = pairing == "pairs" and 2 * pairs == compared
-    entries = pairs if pairing == "pairs" and compared**2 > _DENSE * pairs else compared**2
-    products = _PER_PAIR * pairs if paired or entries == pairs else _PER_GRAM_ENTRY * entries
+        whole, _ = _flops(own, example, early_exit=False)
+        part, values = _flops(own, example, early_exit=early_exit)
+    compared = images or batch_size
+    products = _PER_PAIR * pairs if pairing == "pairs" else _PER_GRAM_ENTRY * compared**2
     similarity = values * (products + _PER_VALUE * compared)
-    plain = _STEP * of(whole.flops, batch_size)
-    # In a joint pass the features hold the task images too, and their gradient is padded to them; images are copied.
-    joint = batch_size if mode == "joint" else 0
-    copied = of(example.numel() * example.element_size(), joint)
-    return CostEstimate(
-        mode=mode,
-        batch_size=batch_size,
-        pairs=pairs,
-        images=images,
-        early_exit=exits,
-        plain_flops=plain,
-        regularized_flops=plain + _STEP * of(part.flops, images) + similarity,
-        similarity_flops=similarity,
-        similarity_bytes=(2 if attached else 3) * of(size, compared),
-        extra_memory=of(part.kept, images) + of(part.ours + (0 if attached else size), compared + joint) + copied,
-        features={name: tuple(f.shape[1:]) for name, f in part.features.items()},
-        feature_bytes={n: f.numel() * f.element_size() // _EXAMPLES for n, f in part.features.items()},
-    )
+    plain = _STEP * whole * batch_size // _EXAMPLES
+    regularized = plain + _STEP * part * images // _EXAMPLES + similarity
+    return CostEstimate(mode, batch_size, pairs, images, early_exit, plain, regularized, similarity)
 
 
-def _bare(tap: FeatureTap) -> nn.Module:
+def _bare(model: nn.Module) -> nn.Module:
     """The model without ``torch.compile`` and DistributedDataParallel, which would prepare a reduction of gradients."""
-    model = tap.require_model()
-    if tap._recorder.armed:
-        raise RuntimeError("a pass is being recorded: estimate the cost before or after it.")
     while isinstance(model, nn.parallel.DistributedDataParallel) or "_orig_mod" in model._modules:
         model = model.get_submodule("_orig_mod" if "_orig_mod" in model._modules else "module")
     if is_distributed(model):
@@ -181,32 +111,20 @@ def _bare(tap: FeatureTap) -> nn.Module:
     return model
 
 
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {describe(value)}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
-
-
 def _pairs(pairs: int | None, batch_size: int, mode: Mode, pairing: str) -> int:
     """Number of pairs, after checks."""
+    for name, value in (("batch_size", batch_size), ("pairs", 1 if pairs is None else pairs)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, got {describe(value)}.")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
     most = math.comb(batch_size, 2)
-    if pairs is None:
-        if mode != "observe":
-            raise ValueError(f'pairs: mode="{mode}" needs the number of pairs of a step.')
-        pairs = most if pairing == "all" else batch_size // 2
-    _check_count("pairs", pairs)
-    if mode == "observe" and pairs > most:
+    if pairs is None and mode != "observe":
+        raise ValueError(f'pairs: mode="{mode}" needs the number of pairs of a step.')
+    pairs = pairs or (most if pairing == "all" else batch_size // 2)
+    if mode == "observe" and not 0 < pairs <= most:
         raise ValueError(f"pairs must be at most {most} for the {batch_size} images of a batch, got {pairs}.")
     return pairs
-
-
-def _images(pairs: int, pairing: str) -> int:
-    """Regularization images of a step: 2k, or the fewest that have so many pairs."""
-    if pairing == "pairs":
-        return 2 * pairs
-    n = (1 + math.isqrt(8 * pairs + 1)) // 2
-    return n if math.comb(n, 2) >= pairs else n + 1
 
 
 @contextmanager
@@ -222,43 +140,26 @@ def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
             for buffers, originals in saved:
                 for name, buffer in originals.items():
                     if buffer is not None:
-                        if id(buffer) not in copies:
-                            copies[id(buffer)] = buffer.detach().clone()
-                        buffers[name] = copies[id(buffer)]
+                        buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
             yield
         finally:
             for buffers, originals in saved:
-                buffers.clear()
                 buffers.update(originals)
 
 
-def _measured(tap: FeatureTap, images: Tensor, *, early_exit: bool) -> _Pass:
-    """FLOPs and memory of a forward pass of ``images``."""
+def _flops(tap: FeatureTap, images: Tensor, *, early_exit: bool) -> tuple[int, int]:
+    """FLOPs of a forward pass of ``images``, and values of one image's features in all layers."""
+    from torch.utils.flop_counter import FlopCounterMode  # which imports triton
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        tap.features(images, early_exit=early_exit)  # and see which layers are overwritten in place afterwards
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features = tap.features(images, early_exit=early_exit)
-    model = tap.require_model()
-    for tensor in (*model.parameters(), *model.buffers()):
-        saved.pop(tensor.untyped_storage().data_ptr(), None)
-    own = {f.untyped_storage().data_ptr(): f.untyped_storage() for f in features.values()}
-    ours = sum(storage.nbytes() for pointer, storage in own.items() if pointer not in saved)
-    kept = sum(storage.nbytes() for storage in saved.values())
-    return _Pass(counter.get_total_flops(), kept, ours, {n: f.detach() for n, f in features.items()})
+    return counter.get_total_flops(), sum(f.numel() for f in features.values()) // _EXAMPLES
 
 
-def _unit(amount: float, unit: str = "") -> str:
+def _unit(amount: float) -> str:
     """``amount`` with a prefix: 1.5 G."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if amount < 999.5 or prefix == "P":
             break
         amount /= 1000
-    digits = f"{amount:.0f}" if not prefix or amount >= 99.5 else f"{amount:.3g}"
-    return f"{digits} {prefix}{unit}".rstrip()
+    return f"{amount:.0f} {prefix}".rstrip() if not prefix or amount >= 99.5 else f"{amount:.3g} {prefix}"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from simreg._checks import describe
-from simreg._hooks import inert_copy, remove_hooks
 from simreg.layers import auto_layers, early_layers, layer_modules, match_layers
 
 Select = Callable[[Any], Tensor] | int | str
-HandOn = Callable[[int, Tensor, bool], Tensor]
 
 
 class EarlyExit(BaseException):
@@ -28,15 +27,14 @@ class _Recorder:
     def __init__(self, selects: Sequence[Select | None], names: Sequence[str]) -> None:
         self.armed = False
         self.exit_early = False
-        self.hand_on: HandOn | None = None
-        self.kind = "full"  # of the pass: passes that exit early, hand on or do neither may differ in what is copied
         self.selects = list(selects)
         self.names = list(names)
         self.passes = 0
         self.features: dict[int, Tensor] = {}
         # In-place operations on a recorded output, such as ReLU(inplace=True) after batch norm, would change it
-        # afterwards. The first pass copies every output and watches which originals change; later passes copy those.
-        self.clone: dict[str, list[bool]] = {}
+        # afterwards. The first pass, of those that exit early and of those that do not, copies every output and watches
+        # which originals change; later passes copy those.
+        self.clone: dict[bool, list[bool]] = {}
         self.originals: dict[int, tuple[Tensor, int]] = {}
 
     def begin(self) -> None:
@@ -48,66 +46,39 @@ class _Recorder:
                 "batches that belong together into one."
             )
 
-    def record(self, index: int, output: Any) -> Any:
-        """Keep the features in ``output``; returns what takes its place, or None."""
+    def record(self, index: int, output: Any) -> None:
+        """Keep the features in ``output``."""
         if index in self.features:  # a module that runs several times in a pass is read at its first run
-            return None
-        tensor = self._selected(index, output)
-        # Versions are unknown to a compiler, which fuses the copy, and to inference tensors.
-        versioned = not torch.compiler.is_compiling() and not tensor.is_inference()
-        clone = self.clone.get(self.kind) if versioned else None
-        copied = clone is None or clone[index]
-        if self.hand_on is not None:
-            return self._handed_on(index, tensor, copied, tensor is output)
-        if versioned and not (clone and copied):
-            self.originals[index] = (tensor, tensor._version)
-        # A view where no copy is needed, so that the graph, and with it the order in which gradients are summed, is
-        # the same in the first pass as in later ones: a resumed run then repeats an uninterrupted one bit by bit.
-        self.features[index] = tensor.clone() if copied else tensor.view_as(tensor)
-        if self.exit_early and len(self.features) == len(self.names):
-            raise EarlyExit
-        return None
-
-    def _handed_on(self, index: int, tensor: Tensor, copied: bool, replaces: bool) -> Tensor | None:
-        assert self.hand_on is not None
-        # Where the output is not replaced, the model goes on with the original: the copy is ours then.
-        self.features[index] = source = tensor.clone() if copied and not replaces else tensor
-        handed = self.hand_on(index, source, copied and replaces)
-        watched = handed if replaces else tensor
-        if not watched.is_inference():
-            self.originals[index] = (watched, watched._version)
-        return handed if replaces else None
-
-    def _selected(self, index: int, output: Any) -> Tensor:
+            return
         select = self.selects[index]
         if select is not None:
             output = select(output) if callable(select) else output[select]
-        if isinstance(output, Tensor):
-            return output
-        raise TypeError(
-            f"layer {self.names[index]!r} returned {describe(output)}, not a tensor. Pass select=, a function from the "
-            "layer's output to one tensor (N, ...), or the key or index of that tensor in the output."
-        )
-
-    def keep(self, kept: Sequence[int]) -> None:
-        """Go on with the layers of these indices."""
-        if self.armed:
-            raise RuntimeError("a pass is being recorded: its layers can change after it has ended.")
-        self.selects = [self.selects[i] for i in kept]
-        self.names = [self.names[i] for i in kept]
-        self.clone = {early: [clone[i] for i in kept] for early, clone in self.clone.items()}
-        self.features = {new: self.features[old] for new, old in enumerate(kept) if old in self.features}
-        self.originals = {new: self.originals[old] for new, old in enumerate(kept) if old in self.originals}
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"layer {self.names[index]!r} returned {describe(output)}, not a tensor. Pass select=, a function from "
+                "the layer's output to one tensor (N, ...), or the key or index of that tensor in the output."
+            )
+        # Versions are unknown to a compiler, which fuses the copy, and to inference tensors.
+        versioned = not torch.compiler.is_compiling() and not output.is_inference()
+        clone = self.clone.get(self.exit_early) if versioned else None
+        copied = clone is None or clone[index]
+        if versioned and not (clone and copied):
+            self.originals[index] = (output, output._version)
+        # A view where no copy is needed, so that the graph, and with it the order in which gradients are summed, is
+        # the same in the first pass as in later ones: a resumed run then repeats an uninterrupted one bit by bit.
+        self.features[index] = output.clone() if copied else output.view_as(output)
+        if self.exit_early and len(self.features) == len(self.names):
+            raise EarlyExit
 
     def take(self) -> dict[int, Tensor]:
         """Features of the pass that has ended, by layer index; nothing is kept."""
         features, originals = self.features, self.originals
         self.features, self.originals = {}, {}
         changed = {i for i, (tensor, version) in originals.items() if tensor._version != version}
-        clone = self.clone.get(self.kind)
+        clone = self.clone.get(self.exit_early)
         if clone is None and len(features) == len(self.names) and originals:
-            self.clone[self.kind] = [i in changed for i in range(len(self.names))]
-        elif clone is not None and any(not clone[i] for i in changed):
+            self.clone[self.exit_early] = [i in changed for i in range(len(self.names))]
+        elif clone is not None and changed:
             for i in changed:
                 clone[i] = True
             names = ", ".join(repr(self.names[i]) for i in sorted(changed))
@@ -127,8 +98,9 @@ class _RecordingHook:
         self.index = index
         self.recorder = recorder
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return self.recorder.record(self.index, output) if self.recorder.armed else None
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.recorder.armed:
+            self.recorder.record(self.index, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return inert_copy()
@@ -203,32 +175,40 @@ class FeatureTap:
         model = self.require_model()
         modules = layer_modules(model)
         self.modules = [modules[name] for name in self.layers]
-        self._hooks = [_RecordingHook(i, self._recorder) for i in range(len(self.modules))]
-        handles = [m.register_forward_hook(hook) for m, hook in zip(self.modules, self._hooks, strict=True)]
+        handles = [m.register_forward_hook(_RecordingHook(i, self._recorder)) for i, m in enumerate(self.modules)]
         handles.append(model.register_forward_pre_hook(_PassHook(self._recorder)))
-        self._handles = handles
         self._finalizer = weakref.finalize(self, remove_hooks, handles)
 
+    @property
+    def recording(self) -> bool:
+        """Whether a pass is being recorded."""
+        return self._recorder.armed
+
     @contextlib.contextmanager
-    def record(self, hand_on: HandOn | None = None) -> Iterator[None]:
+    def record(self, *, early_exit: bool = False) -> Iterator[None]:
         """Record the one forward pass that runs inside the block; `take` then gives the features.
 
         Args:
-            hand_on: Called with the index of a layer, its features and whether the next layers may overwrite them;
-                gives the tensor that takes their place in the model.
+            early_exit: End that pass, and the block with it, once every tapped layer has run.
 
         Raises:
             RuntimeError: If the tap is closed or is recording already, or the model runs twice.
         """
-        self._arm(exit_early=False, hand_on=hand_on)
+        self.require_model()
+        if self._finalizer is None:
+            self._attach()
+        if self._recorder.armed:
+            raise RuntimeError("a pass is being recorded already: end the first one before starting another.")
+        self._forget()
+        self._recorder.exit_early, self._recorder.passes, self._recorder.armed = early_exit, 0, True
         try:
-            yield
+            with contextlib.suppress(EarlyExit):
+                yield
         except BaseException:
-            self._recorder.features.clear()
-            self._recorder.originals.clear()
+            self._forget()
             raise
         finally:
-            self._disarm()
+            self._recorder.armed = False
 
     def take(self) -> dict[str, Tensor]:
         """Features of the pass recorded last, by layer name; the tap lets go of them.
@@ -257,47 +237,9 @@ class FeatureTap:
             ValueError: If a tapped layer did not run.
             RuntimeError: If the tap is closed.
         """
-        self._arm(exit_early=early_exit)
-        try:
-            with contextlib.suppress(EarlyExit):
-                self.require_model()(images)
-        except BaseException:
-            self._recorder.features.clear()
-            self._recorder.originals.clear()
-            raise
-        finally:
-            self._disarm()
+        with self.record(early_exit=early_exit):
+            self.require_model()(images)
         return self.take()
-
-    def keep(self, layers: Sequence[str]) -> None:
-        """Tap only these of the present layers from now on, in this order; the hooks of the others are removed.
-
-        The hooks that stay are the same ones, which a compiled model needs.
-
-        Args:
-            layers: Names among `layers`, each once.
-
-        Raises:
-            ValueError: If a name is not among them, comes twice, or there is none.
-            RuntimeError: If the tap is closed, or a pass is being recorded.
-        """
-        self.require_model()
-        layers = list(layers)
-        if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(self.layers):
-            raise ValueError(f"layers must be some of {self.layers!r}, each once, got {layers!r}.")
-        kept = [self.layers.index(name) for name in layers]
-        self._recorder.keep(kept)
-        self.layers = layers
-        if isinstance(self._select, Mapping):
-            self._select = {name: select for name, select in self._select.items() if name in layers}
-        if self._finalizer is None:  # a copy that has not run yet
-            return
-        remove_hooks(handle for i, handle in enumerate(self._handles[:-1]) if i not in kept)
-        self._handles[:] = [self._handles[i] for i in (*kept, -1)]  # in place: the finalizer holds this list
-        self.modules = [self.modules[i] for i in kept]
-        self._hooks = [self._hooks[i] for i in kept]
-        for index, hook in enumerate(self._hooks):
-            hook.index = index
 
     def close(self) -> None:
         """Remove the hooks and let go of the model; closing twice is fine."""
@@ -305,6 +247,9 @@ class FeatureTap:
             self._finalizer()
         self.model = None
         self.modules = []
+        self._forget()
+
+    def _forget(self) -> None:
         self._recorder.features.clear()
         self._recorder.originals.clear()
 
@@ -327,25 +272,6 @@ class FeatureTap:
         if self.model is None:
             raise RuntimeError("the tap is closed: its hooks are removed. Create a new one.")
         return self.model
-
-    def _arm(self, *, exit_early: bool, hand_on: HandOn | None = None) -> None:
-        self.require_model()
-        if self._finalizer is None:
-            self._attach()
-        if self._recorder.armed:
-            raise RuntimeError("a pass is being recorded already: end the first one before starting another.")
-        self._recorder.features.clear()
-        self._recorder.originals.clear()
-        self._recorder.exit_early = exit_early
-        self._recorder.hand_on = hand_on
-        self._recorder.kind = "early" if exit_early else "full" if hand_on is None else "handed on"
-        self._recorder.passes = 0
-        self._recorder.armed = True
-
-    def _disarm(self) -> None:
-        self._recorder.armed = False
-        self._recorder.exit_early = False
-        self._recorder.hand_on = None
 
     def _missing_message(self, missing: Sequence[str]) -> str:
         names = ", ".join(map(repr, missing))
@@ -404,3 +330,37 @@ def _rebuild(model: nn.Module | None, layers: list[str], select: Select | Mappin
     tap.model, tap.layers, tap.modules = model, layers, []
     tap._select, tap._recorder, tap._finalizer = select, _Recorder(_selects(select, layers), layers), None
     return tap
+
+
+def check_features(layer: str, features: Tensor, n: int, device: torch.device) -> None:
+    """Raise unless the features of ``layer`` are rows of ``n`` images on ``device`` that carry a gradient."""
+    if features.ndim < 2 or features.shape[0] != n or not features.is_floating_point():
+        raise ValueError(
+            f"layer {layer!r} gives {describe(features)} for {n} images: similarity needs one floating-point row "
+            "for each image, (N, ...). Tap another layer, or reshape with select=."
+        )
+    if features.device != device:
+        raise RuntimeError(
+            f"features of layer {layer!r} are on {features.device}, the regularizer on {device}: "
+            f"call reg.to({str(features.device)!r}) before creating the optimizer."
+        )
+    if torch.is_grad_enabled() and not features.requires_grad:
+        raise ValueError(
+            f"layers: the features of {layer!r} carry no gradient, so the penalty cannot change the model: the "
+            "layers up to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides "
+            "the graph (use_reentrant=False mends that). Tap a layer after the frozen ones."
+        )
+
+
+def inert_copy() -> tuple[Any, ...]:
+    """Result of ``__reduce__`` for a hook whose copies and pickles do nothing.
+
+    ``nullcontext().__exit__`` takes any arguments and returns None, as hooks may, and needs no simreg to unpickle.
+    """
+    return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def remove_hooks(handles: Iterable[RemovableHandle]) -> None:
+    """Remove the hooks of these handles; those that are gone already do not matter."""
+    for handle in handles:
+        handle.remove()

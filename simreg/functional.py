@@ -10,15 +10,15 @@ Neural Network Adversarial Robustness" (https://arxiv.org/abs/2410.03952), calle
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from simreg import kernels
-from simreg._checks import check_choice, check_pairs, check_positive, check_tensor, describe
-from simreg.kernels import Backend, reference
-from simreg.kernels.closed_form import FISHER_EPS
+from simreg._checks import as_float, check_choice, check_pairs, check_positive, check_tensor, describe
+from simreg.kernels import Backend
+from simreg.kernels.reference import centred, work_dtype
 
 Centering = Literal["channel", "batch", "image", "none"]
 Convention = Literal["official", "paper", "mean"]
@@ -28,7 +28,9 @@ CENTERINGS = ("channel", "batch", "image", "none")
 CONVENTIONS = ("official", "paper", "mean")
 TRANSFORMS = ("arctanh", "none")
 
-_ODD = "{} rows cannot be split into pairs (i, k + i); pass an even number, or pairs=."
+FISHER_EPS = 1e-5  # the authors' constant
+_NORM_FLOOR = 1e-8
+_DENSE = 64  # a matrix of up to 64 entries for each wanted pair costs less than copies of both rows
 
 
 def center_features(
@@ -54,7 +56,7 @@ def center_features(
         channel_dim: Dimension of ``features`` that holds the channels.
 
     Returns:
-        Shape (N, D), contiguous in the image dimension; float32 for half-precision input, else the input's dtype.
+        Shape (N, D); float32 for half-precision input, else the input's dtype.
 
     Raises:
         ValueError: If ``features`` has no unit dimension, or ``mean`` does not have one entry per channel.
@@ -68,7 +70,9 @@ def center_features(
     _check_features(features)
     if mean is not None and mean.shape != (features.shape[channel_dim],):
         raise ValueError(f"mean must have shape ({features.shape[channel_dim]},), got {describe(mean)}.")
-    return reference.centred(features, centering, mean, channel_dim)
+    moved = features.movedim(channel_dim, 1)  # (N, C, ...)
+    rows = centred(moved.reshape(*moved.shape[:2], -1), 1, centering, mean, 0.0)
+    return rows.view(moved.shape).movedim(1, channel_dim).flatten(1)
 
 
 def _check_features(features: Tensor) -> None:
@@ -78,23 +82,6 @@ def _check_features(features: Tensor) -> None:
         )
     if not features.is_floating_point():
         raise TypeError(f"features must be floating point, got {describe(features)}: call features.float().")
-
-
-def channel_mean(features: Tensor, channel_dim: int = 1) -> Tensor:
-    """Mean of each channel over images and positions.
-
-    Args:
-        features: Shape (N, ...) with the channels in ``channel_dim``.
-        channel_dim: Dimension of the channels, 1 or later, or negative.
-
-    Returns:
-        Shape (C,).
-
-    Example:
-        >>> channel_mean(torch.ones(2, 3, 4, 4))
-        tensor([1., 1., 1.])
-    """
-    return reference.channel_mean(features, channel_dim)
 
 
 def pairwise_cosine(
@@ -108,8 +95,7 @@ def pairwise_cosine(
         features: Shape (N, ...), any floating dtype; flattened to (N, D).
         centering: What is subtracted first, see `center_features`.
         eps: Floor on a row's norm, in units of ``features``; an all-zero row has similarity 0, not NaN.
-        backend: ``"auto"``, ``"reference"``, ``"torch"``, ``"compile"`` (pairs on CPU) or ``"triton"`` (CUDA), see
-            `simreg.kernels`; one that is named and cannot run raises. ``"reference"`` alone allows double backward.
+        backend: ``"auto"``, ``"reference"``, ``"torch"`` or ``"triton"``, see `simreg.kernels.products`.
 
     Returns:
         Shape (N, N), symmetric, in [-1, 1]; float32 for half-precision input, else the input's dtype.
@@ -126,7 +112,8 @@ def pairwise_cosine(
     """
     check_choice("centering", centering, CENTERINGS)
     _check_features(features)
-    return kernels.pairwise_cosine(features, centering, eps, backend)
+    gram = kernels.products(features, centering=centering, paired=False, backend=backend)
+    return _cosine(gram, *_squares(gram), eps, features.dtype).to(work_dtype(features))
 
 
 def paired_cosine(
@@ -147,8 +134,7 @@ def paired_cosine(
         pairs: Shape (P, 2), int64: the two images of each pair. By default N = 2k and image i is paired with k + i.
         centering: What is subtracted first, see `center_features`; means are over all N images.
         eps: Floor on a row's norm, in units of ``features``.
-        backend: ``"auto"``, ``"reference"``, ``"torch"``, ``"compile"`` (pairs on CPU) or ``"triton"`` (CUDA), see
-            `simreg.kernels`; one that is named and cannot run raises. ``"reference"`` alone allows double backward.
+        backend: ``"auto"``, ``"reference"``, ``"torch"`` or ``"triton"``, see `simreg.kernels.products`.
 
     Returns:
         Shape (P,), in [-1, 1]; float32 for half-precision input, else the input's dtype.
@@ -164,38 +150,96 @@ def paired_cosine(
     """
     check_choice("centering", centering, CENTERINGS)
     _check_features(features)
+    n = features.shape[0]
     if pairs is not None:
-        check_pairs(pairs, features.shape[0])
-    elif features.shape[0] % 2:
-        raise ValueError(_ODD.format(features.shape[0]))
-    return kernels.paired_cosine(features, pairs, centering, eps, backend)
+        check_pairs(pairs, n)
+    elif n % 2:
+        raise ValueError(f"{n} rows cannot be split into pairs (i, k + i); pass an even number, or pairs=.")
+    return similarity(features, pairs, centering=centering, eps=eps, backend=backend).to(work_dtype(features))
 
 
-def split_pairs(rows: Tensor, pairs: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """First and second row of every pair.
+def similarity(
+    features: Tensor,
+    pairs: Tensor | None = None,
+    *,
+    centering: Centering = "channel",
+    running_mean: Tensor | None = None,
+    momentum: float = 0.1,
+    channel_dim: int = 1,
+    eps: float = _NORM_FLOOR,
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""Cosine similarity of pairs of images in one layer, as `SimilarityRegularizer` calls it: nothing is checked.
+
+    .. math:: S_p = \frac{\langle x_i - m,\, x_j - m \rangle}{\|x_i - m\|\,\|x_j - m\|}, \qquad
+        m_c \leftarrow 0.9\, m_c + 0.1 \operatorname{mean}_{i, \text{positions}} x_{ic} \text{ before}
 
     Args:
-        rows: Shape (N, ...).
-        pairs: Shape (P, 2), int64; by default N = 2k and row i is paired with row k + i.
+        features: Shape (N, ...), any floating dtype.
+        pairs: Shape (P, 2), int64. By default N = 2k and image i is paired with k + i.
+        centering: What is subtracted, see `center_features`.
+        running_mean: Shape (C,), for ``"channel"``: updated in place by ``momentum``, then subtracted, without a
+            gradient. By default the mean of ``features``.
+        momentum: Weight of these features in ``running_mean``; the authors' 0.1.
+        channel_dim: Dimension of ``features`` that holds the channels.
+        eps: Floor on a row's norm, in units of ``features``.
+        backend: See `simreg.kernels.products`.
 
     Returns:
-        Two tensors of shape (P, ...).
+        Shape (P,), in [-1, 1]; float64, since near ±1 the Fisher transform needs the digits.
 
-    Raises:
-        ValueError: If N is odd and ``pairs`` is not given, or ``pairs`` is not (P, 2).
+    Source: the paper, S^CNN-l; the running mean is that of the authors' code.
 
     Example:
-        >>> split_pairs(torch.arange(4))
-        (tensor([0, 1]), tensor([2, 3]))
+        >>> mean = torch.zeros(1)
+        >>> similarity(torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]]), running_mean=mean, momentum=1.0), mean
+        (tensor([-1.], dtype=torch.float64), tensor([2.]))
     """
-    if pairs is not None:
-        if pairs.ndim != 2 or pairs.shape[1] != 2:
-            raise ValueError(f"pairs must have shape (P, 2), got {describe(pairs)}.")
-        return rows[pairs[:, 0]], rows[pairs[:, 1]]
-    if rows.shape[0] % 2:
-        raise ValueError(_ODD.format(rows.shape[0]))
-    k = rows.shape[0] // 2
-    return rows[:k], rows[k:]
+    options: dict[str, Any] = {"centering": centering, "running_mean": running_mean, "momentum": momentum}
+    if pairs is not None and features.shape[0] ** 2 > _DENSE * pairs.shape[0]:  # few of many: copies of their rows
+        rows, axis = kernels.as_rows(features, channel_dim)
+        features = centred(rows, axis, centering, running_mean, momentum)[pairs.T.flatten()]
+        options, pairs = {"centering": "none"}, None
+    found = kernels.products(features, channel_dim=channel_dim, paired=pairs is None, backend=backend, **options)
+    if pairs is None:
+        product, first, second = found.unbind(0)
+        return _cosine(product, first, second, eps, features.dtype)
+    return _cosine(found, *_squares(found), eps, features.dtype)[pairs[:, 0], pairs[:, 1]]
+
+
+def _squares(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared norms of the first and second image of each entry of a Gram matrix."""
+    squares = gram.diagonal()
+    return squares.unsqueeze(1), squares.unsqueeze(0)
+
+
+def _cosine(product: Tensor, first: Tensor, second: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Cosines of rows given in ``dtype``, from their products and squares; without a gradient at norms below eps."""
+    floor = eps * eps
+    alive = (first > floor) & (second > floor)
+    cosine = product / (first.clamp_min(floor) * second.clamp_min(floor)).sqrt()
+    slack = 1.5e-14 if dtype == torch.float64 else 4.8e-7  # of equal rows: they have similarity 1 to the bit
+    return _bounded(torch.where(alive, cosine, cosine.detach()), slack)
+
+
+def _bounded(similarity: Tensor, slack: float = 0.0) -> Tensor:
+    """Similarities clamped to [-1, 1], those within ``slack`` of a bound on it, with slope 1 throughout.
+
+    Only rounding takes a cosine out of bounds, and the slope of ``clamp`` at a bound depends on the version of torch.
+    """
+    with torch.no_grad():
+        value = similarity.clamp(-1.0, 1.0)
+        value = torch.where(value.abs() > 1.0 - slack, value.sign(), value)
+        change = value - similarity
+    return similarity + change
+
+
+def unit_rows(rows: Tensor, eps: float) -> Tensor:
+    """Rows (N, D) over their norm, at least ``eps``; a zero row stays zero.
+
+    As the root of a sum of squares: `torch.linalg.vector_norm` is only good to 3e-5 on CPU in float32.
+    """
+    return rows / (rows * rows).sum(dim=1, keepdim=True).clamp_min(eps * eps).sqrt()
 
 
 def all_pairs(n: int, device: torch.device | None = None) -> Tensor:
@@ -271,7 +315,7 @@ def fisher_z(similarity: Tensor, *, convention: Convention = "official", eps: fl
         tensor([0.5493])
     """
     check_choice("convention", convention, CONVENTIONS)
-    s = kernels.bounded(kernels.as_float(similarity))
+    s = _bounded(as_float(similarity))
     # 1 - |s| is exact in floating point near the poles and log1p is exact near 0: no cancellation at either end.
     positive = torch.log1p(2.0 * s / ((1.0 - s) + eps))
     negative = -torch.log1p(-2.0 * s / ((1.0 + s) + eps))
@@ -318,8 +362,26 @@ def similarity_loss(
     """
     check_choice("transform", transform, TRANSFORMS)
     check_choice("convention", convention, CONVENTIONS)
-    difference = _difference(*_pair_values(similarity, target), convention, transform, check_clamp(target_clamp))
-    squares = difference * difference
+    clamp = check_clamp(target_clamp)
+    if similarity.shape != target.shape:
+        raise ValueError(
+            f"similarity and target must have one shape, got {describe(similarity)} and {describe(target)}."
+        )
+    if similarity.ndim == 2 and similarity.shape[0] == similarity.shape[1]:
+        i, j = all_pairs(similarity.shape[0], similarity.device).unbind(1)  # the rest follows by symmetry
+        similarity, target = similarity[i, j], target[i, j]
+    if similarity.ndim != 1 or similarity.numel() == 0:
+        raise ValueError(
+            f"similarity must hold at least one pair, shape (P,) or a square matrix (N, N), got {describe(similarity)}."
+        )
+    # Both in one dtype: half-precision targets would otherwise shift the difference.
+    dtype = torch.promote_types(torch.promote_types(similarity.dtype, target.dtype), torch.float32)
+    similarity, target = similarity.to(dtype), target.detach().to(dtype)
+    if clamp is not None:
+        target = target.clamp(-clamp, clamp)
+    if transform == "arctanh":
+        similarity, target = (fisher_z(s, convention=convention) for s in (similarity, target))
+    squares = (similarity - target).square()
     return 2.0 * squares.sum() if convention == "paper" else squares.mean()
 
 
@@ -330,35 +392,6 @@ def check_clamp(target_clamp: float | None) -> float | None:
         if target_clamp > 1:
             raise ValueError(f"target_clamp must be in (0, 1], such as 0.95, got {target_clamp!r}.")
     return target_clamp
-
-
-def _pair_values(similarity: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Values of the pairs, (P,) each; a matrix gives its off-diagonal entries i < j and j < i, halved by symmetry."""
-    if similarity.shape != target.shape:
-        raise ValueError(
-            f"similarity and target must have one shape, got {describe(similarity)} and {describe(target)}."
-        )
-    if similarity.ndim == 2:
-        if similarity.shape[0] != similarity.shape[1]:
-            raise ValueError(f"similarity must be (P,) or a square matrix (N, N), got {describe(similarity)}.")
-        i, j = all_pairs(similarity.shape[0], similarity.device).unbind(1)
-        similarity, target = similarity[i, j], target[i, j]
-    if similarity.ndim != 1 or similarity.numel() == 0:
-        raise ValueError(f"similarity must hold at least one pair, shape (P,) or (N, N), got {describe(similarity)}.")
-    return similarity, target
-
-
-def _difference(
-    similarity: Tensor, target: Tensor, convention: Convention, transform: Transform, clamp: float | None
-) -> Tensor:
-    target = target.detach()
-    if clamp is not None:
-        target = target.clamp(-clamp, clamp)
-    if transform == "arctanh":
-        # Both in one dtype: half-precision targets would otherwise shift the difference.
-        wide = torch.promote_types(similarity.dtype, target.dtype)
-        return fisher_z(similarity.to(wide), convention=convention) - fisher_z(target.to(wide), convention=convention)
-    return kernels.as_float(similarity) - kernels.as_float(target)
 
 
 def convert_alpha(
@@ -437,7 +470,7 @@ def response_reliability(responses: Tensor) -> Tensor:
     signal = (mean - mean.nanmean(dim=0)).square().nanmean(dim=0)
     rounding = 1e-12 * values.square().nanmean(dim=0).nanmean(dim=0)
     ratio = torch.where(noise > rounding, signal / noise.clamp_min(1e-300), torch.zeros_like(noise))
-    return ratio.sqrt().to(kernels.as_float(responses).dtype)
+    return ratio.sqrt().to(work_dtype(responses))
 
 
 def response_representation(responses: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -464,7 +497,7 @@ def response_representation(responses: Tensor, weights: Tensor | None = None) ->
     """
     if responses.ndim != 2:
         raise ValueError(f"responses must have shape (N, A), got {describe(responses)}.")
-    values = kernels.as_float(responses)
+    values = as_float(responses)
     centred = values - values.mean(dim=0, keepdim=True)
     if weights is not None:
         if weights.shape != (values.shape[1],):
@@ -472,4 +505,4 @@ def response_representation(responses: Tensor, weights: Tensor | None = None) ->
                 f"weights must have one entry for each of the {values.shape[1]} neurons, got {describe(weights)}."
             )
         centred = centred * weights.to(centred)
-    return kernels.unit_rows(centred, eps=1e-12)
+    return unit_rows(centred, eps=1e-12)

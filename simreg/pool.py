@@ -9,15 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from simreg._checks import check_choice, check_images, check_unit_range, describe, to_tensor
-from simreg._warn import warn
-from simreg.batch import PairBatch
+from simreg._checks import check_choice, check_images, check_unit_range, describe, to_tensor, unit_float, warn
+from simreg.batch import PairBatch, Pairing
 from simreg.functional import all_pairs
 from simreg.health import TargetHealth, measure_health
-from simreg.targets import Target, unit_float
+from simreg.targets import Target
 
 Sampling = Literal["uniform", "stratified"]
-Pairing = Literal["pairs", "all"]
 Stratum = Literal["any", "nonzero", "zero"]
 
 _CHUNK = 1024  # images looked at together at set-up
@@ -100,7 +98,6 @@ class RegularizationPool:
         sampling: Sampling = "uniform",
         share: float = 0.25,
         pairing: Pairing = "pairs",
-        distinct: bool = False,
     ) -> Iterator[PairBatch]:
         """Endless stream of batches; all streams of a pool draw from its one generator.
 
@@ -111,12 +108,6 @@ class RegularizationPool:
             share: Of non-zero targets, for ``"stratified"``; the expected number each step.
             pairing: ``"pairs"`` gives 2k images, row i paired with row k + i; ``"all"`` gives m distinct images and
                 all their pairs, where k = m (m - 1) / 2 (the cheaper way to many pairs).
-            distinct: An image can belong to several pairs of a step, often so in small pools and rare strata. True
-                holds each image of a step once, in order of first appearance, and names the rows of the pairs in
-                ``pairs`` (k, 2): the model then sees fewer images, and all pairs of an image its one version after
-                ``transform``. The pairs drawn are the same. Running means and batch norm count each image once; the
-                number of images varies from step to step. Not for ``batch_norm="official"``; with ``"all"`` images
-                are distinct anyway.
 
         Returns:
             Iterator of `PairBatch`.
@@ -124,14 +115,6 @@ class RegularizationPool:
         Raises:
             ValueError: If the pool has too few pairs, ``share`` is outside [0, 1], k is no such number with
                 ``"all"``, or no pair of a wanted kind can be found.
-            TypeError: If ``distinct`` is not a bool.
-
-        Example:
-            >>> from simreg import PixelTarget
-            >>> images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-            >>> batch = next(RegularizationPool(images, PixelTarget()).batches(5, distinct=True))
-            >>> batch.images.shape[0], batch.pairs.shape  # not 10 images
-            (4, torch.Size([5, 2]))
         """
         check_choice("sampling", sampling, ("uniform", "stratified"))
         check_choice("pairing", pairing, ("pairs", "all"))
@@ -143,15 +126,13 @@ class RegularizationPool:
             )
         if not 0 <= share <= 1:
             raise ValueError(f"share must be in [0, 1], got {share!r}.")
-        if not isinstance(distinct, bool):
-            raise TypeError(f"distinct must be True or False, got {describe(distinct)}.")
         if pairing == "all":
             if sampling != "uniform":
                 raise ValueError(
                     'pairing="all" takes all pairs of random images: it goes with sampling="uniform" only.'
                 )
             return self._all_batches(_images_for(pairs_per_batch))
-        return self._pair_batches(pairs_per_batch, share if sampling == "stratified" else None, distinct)
+        return self._pair_batches(pairs_per_batch, share if sampling == "stratified" else None)
 
     def health(self, pairs_per_batch: int = 16, *, bins: int = 40) -> TargetHealth:
         """Share of +1, 0 and -1 targets and histogram of the base similarity.
@@ -194,7 +175,7 @@ class RegularizationPool:
         self._generator.set_state(state["generator"].cpu())
         self._found = {k: v.clone() for k, v in state["found"].items()}
 
-    def _pair_batches(self, k: int, share: float | None, distinct: bool) -> Iterator[PairBatch]:
+    def _pair_batches(self, k: int, share: float | None) -> Iterator[PairBatch]:
         while True:
             if share is None:
                 pairs = self._draw(k, "any")
@@ -204,15 +185,17 @@ class RegularizationPool:
                 nonzero = int(wanted) + int(extra)
                 pairs = torch.cat([self._draw(nonzero, "nonzero"), self._draw(k - nonzero, "zero")])
             indices = pairs.T.reshape(-1)
-            yield self._drawn(*_once(indices)) if distinct else self._drawn(indices, None)
+            raw, base = self._raw_and_base(indices, _halves(k))
+            yield PairBatch(self._transformed(raw), self.target.shape(base), None, indices)
 
     def _all_batches(self, m: int) -> Iterator[PairBatch]:
         while True:
             for _ in range(_SCANS_WITHOUT_HIT):
-                indices = torch.randperm(len(self), generator=self._generator)[:m]
-                batch = self._selected(indices, all_pairs(m))
-                if batch is not None:
-                    yield batch
+                indices, pairs = torch.randperm(len(self), generator=self._generator)[:m], all_pairs(m)
+                raw, base = self._raw_and_base(indices, pairs)
+                targets, pairs = self.target.taking_part(base, pairs)
+                if len(pairs):
+                    yield PairBatch(self._transformed(raw), targets, pairs.to(raw.device), indices)
                     break
             else:
                 raise ValueError(
@@ -220,32 +203,14 @@ class RegularizationPool:
                     "take more pairs a step, or change the threshold or select=."
                 )
 
-    def _drawn(self, indices: Tensor, pairs: Tensor | None) -> PairBatch:
-        """Batch of the images in rows ``indices`` of the pool, with pairs that the target selects already.
+    def _transformed(self, raw: Tensor) -> Tensor:
+        return raw if self.transform is None else self.transform(raw)
 
-        Without ``pairs``, row i is paired with row k + i.
-        """
-        raw, base = self._raw_and_base(indices, _halves(indices.shape[0] // 2) if pairs is None else pairs)
-        return self._batch(raw, base, None if pairs is None else pairs.to(raw.device), indices)
-
-    def _selected(self, indices: Tensor, pairs: Tensor) -> PairBatch | None:
-        """Batch of the images in rows ``indices`` with those of the pairs that the target selects, if any."""
-        raw, base = self._raw_and_base(indices, pairs)
-        selected = self.target.selected(base)
-        if selected is not None:
-            pairs, base = pairs.to(base.device)[selected], base[selected]
-        return self._batch(raw, base, pairs.to(raw.device), indices) if pairs.shape[0] else None
-
-    def _batch(self, raw: Tensor, base: Tensor, pairs: Tensor | None, indices: Tensor) -> PairBatch:
-        images = raw if self.transform is None else self.transform(raw)
-        return PairBatch(images, self.target.shape(base), pairs, indices)
-
-    def _raw_and_base(self, indices: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _raw_and_base(self, indices: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Images in rows ``indices`` of the pool, in [0, 1], and the base similarity of ``pairs`` of them."""
         on_device = indices.to(self.images.device, non_blocking=True)
         raw = unit_float(self.images[on_device])
-        return raw, self.target.paired(
-            rows.to(raw.device, non_blocking=True), raw, labels=self._labels(on_device), indices=on_device
-        )
+        return raw, self.target.paired(pairs, raw, labels=self._labels(on_device), indices=on_device)
 
     def _labels(self, indices: Tensor) -> Tensor | None:
         return None if self.labels is None else self.labels[indices]
@@ -324,22 +289,9 @@ def _halves(k: int) -> Tensor:
 
 def _distinct(pairs: Tensor) -> Tensor:
     """Rows of ``pairs`` without repetitions, in order of first appearance."""
-    return pairs[_first_appearances(pairs)[0].sort().values]
-
-
-def _once(indices: Tensor) -> tuple[Tensor, Tensor]:
-    """``indices`` (2k,) without repetitions, (n,), and the rows there of each i and k + i, (k, 2)."""
-    first, inverse = _first_appearances(indices)
-    order = first.argsort()
-    return indices[first[order]], order.argsort()[inverse].view(2, -1).T.contiguous()
-
-
-def _first_appearances(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Per different row of ``values`` where it appears first, and per row which of those it is."""
-    _, inverse = torch.unique(values, dim=0, return_inverse=True)
-    places = torch.arange(values.shape[0])
-    first = torch.full((int(inverse.max()) + 1,), values.shape[0]).scatter_reduce(0, inverse, places, "amin")
-    return first, inverse
+    _, inverse = torch.unique(pairs, dim=0, return_inverse=True)
+    first = torch.full((len(pairs),), len(pairs)).scatter_reduce(0, inverse, torch.arange(len(pairs)), "amin")
+    return pairs[first[first < len(pairs)].sort().values]
 
 
 def _images_for(pairs: int) -> int:

@@ -9,33 +9,30 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from simreg import _stats
-from simreg._checks import capturing, check_choice, check_images, check_positive, check_tensor, describe, readable
-from simreg._comparison import Comparison, attach, compare, compare_attached
-from simreg._inputs import (
-    batch_on,
-    check_features,
-    computed_targets,
-    device_of,
-    given_pairs,
-    targets_of_pairs,
-    to_model,
-)
-from simreg._passes import exits_early, joint_features, separate_features
-from simreg._tapped import TappedLayers
-from simreg._watch import ExtremeTargetWatch, OptimizerWatch, ZeroGradientWatch
-from simreg.batch import PairBatch
-from simreg.batchnorm import BATCH_NORM_POLICIES, AuxiliaryStatistics, BatchNormPolicy, RecomputeGuard
-from simreg.features import FeatureTap, Select, is_compiled
+from simreg import functional as F
+from simreg._checks import check_choice, check_images, check_positive, check_tensor, describe
+from simreg.batch import PairBatch, Pairing, complete_batch
+from simreg.centering import ChannelMeans
+from simreg.cost import CostEstimate, Mode, estimate
+from simreg.features import FeatureTap, Select, check_features
 from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
 from simreg.kernels import BACKENDS, Backend
-from simreg.pool import Pairing
-from simreg.targets import Target, check_similarity_range, unit_float
+from simreg.layers import WRAPPER_SEGMENTS, channel_dim
+from simreg.passes import (
+    BATCH_NORM_POLICIES,
+    AuxiliaryStatistics,
+    BatchNormPolicy,
+    RecomputeGuard,
+    as_input,
+    exits_early,
+    joint_features,
+    separate_features,
+)
+from simreg.targets import Target
+from simreg.watch import Watch
 
-_CHECKED_CALLS = 20  # calls whose target values are looked at, which on a GPU synchronises
 
-
-class SimilarityRegularizer(TappedLayers):
+class SimilarityRegularizer(nn.Module):
     r"""Penalty that makes a model's feature similarities follow target similarities.
 
     .. math::
@@ -72,13 +69,7 @@ class SimilarityRegularizer(TappedLayers):
             passes, rows and columns of the pairs apart). `observe` has no such pass; `joint` allows ``"update"`` only.
         early_exit: Stop the regularization pass after the last tapped layer; ``"auto"`` does unless the model is
             compiled or distributed.
-        backend: Of the similarity: ``"auto"`` takes the fastest that can run, see `simreg.kernels`; one that is
-            named and cannot run raises.
-        attach: Take the similarity while the model runs under `observe`, and let one pass write the gradient of
-            both, task and penalty: no extra memory for the penalty's. Tapped modules then return a view of their
-            output (a copy where the next layer overwrites it), and with ``pairing="pairs"`` ``penalty`` takes no
-            other pairs. Not for layers under activation checkpointing, which torch then refuses; without effect on
-            compiled models.
+        backend: Of the similarity, see `simreg.kernels.products`.
         select: For layers whose output is not a tensor, see `FeatureTap`.
 
     Raises:
@@ -117,7 +108,6 @@ class SimilarityRegularizer(TappedLayers):
         batch_norm: BatchNormPolicy = "update",
         early_exit: bool | Literal["auto"] = "auto",
         backend: Backend = "auto",
-        attach: bool = False,
         select: Select | Mapping[str, Select] | None = None,
     ) -> None:
         super().__init__()
@@ -143,20 +133,16 @@ class SimilarityRegularizer(TappedLayers):
         self.batch_norm = batch_norm
         self.early_exit = early_exit
         self.backend = backend
-        self.attach = attach
-        if attach and backend == "reference":
-            raise ValueError('attach=True needs the fused kernels: use backend="auto".')
         self._tap = FeatureTap(model, layers, select=select)
-        self._own(model, layer_weights)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        logits = _initial_logits(layer_weights, self.layers)
+        self.layer_logits = nn.Parameter(logits.to(device), requires_grad=layer_weights == "learned")
+        self.channel_means = ChannelMeans(len(self.layers), device)
         self._auxiliary = AuxiliaryStatistics(model) if batch_norm == "separate" else None
-        self._observed: dict[str, Tensor] | None = None
-        self._handed_on: dict[str, tuple[Tensor, Tensor]] = {}  # products and center of the layers
-        self._last: dict[str, Tensor] | None = None
-        self._calls = 0
-        self._extreme_targets = ExtremeTargetWatch()
-        self._gradients = ZeroGradientWatch()
-        self._optimizers = OptimizerWatch()
         self._guard = RecomputeGuard(batch_norm)
+        self._watch = Watch()
+        self._observed: dict[str, Tensor] | None = None
+        self._last: dict[str, Tensor] = {}
 
     @property
     def alpha(self) -> float:
@@ -169,6 +155,17 @@ class SimilarityRegularizer(TappedLayers):
         self._alpha = alpha
 
     @property
+    def layers(self) -> list[str]:
+        """Resolved names of the tapped layers."""
+        return self._tap.layers
+
+    @property
+    def layer_weights(self) -> dict[str, float]:
+        """Softmax weights of the layers by name."""
+        weights = torch.softmax(self.layer_logits.detach().float(), dim=0)
+        return dict(zip(self.layers, weights.tolist(), strict=True))
+
+    @property
     def stats(self) -> dict[str, Any]:
         """Diagnostics of the last penalty: reading them synchronises, computing the penalty does not.
 
@@ -178,9 +175,24 @@ class SimilarityRegularizer(TappedLayers):
             ``similarity_spread`` (standard deviation over pairs, by layer) and ``layer_weights``; empty before the
             first penalty.
         """
-        if self._last is None:
+        if not self._last:
             return {}
-        return {**_stats.described(self._last, self.alpha, self.layers), "layer_weights": self.layer_weights}
+        mixed, targets, layers = (self._last[key].double() for key in ("mixed", "targets", "similarities"))
+        x, y = mixed - mixed.mean(), targets - targets.mean()
+        norm = float((x.square().sum() * y.square().sum()).sqrt())
+        spread = layers.std(dim=1, correction=0).tolist()
+        return {
+            "loss": float(self._last["loss"]),
+            "penalty": self.alpha * float(self._last["loss"]),
+            "correlation": float((x * y).sum()) / norm if norm > 0 else float("nan"),
+            "target_share": float((targets.abs() >= 0.999).double().mean()),
+            "similarity_spread": dict(zip(self.layers, spread, strict=True)),
+            "layer_weights": self.layer_weights,
+        }
+
+    def parameter_group(self) -> dict[str, Any]:
+        """The layer logits as an optimizer group without weight decay."""
+        return {"params": [self.layer_logits], "weight_decay": 0.0}
 
     def forward(
         self, batch: PairBatch | Tensor, *, targets: Tensor | None = None, pairs: Tensor | None = None
@@ -201,14 +213,21 @@ class SimilarityRegularizer(TappedLayers):
             RuntimeError: If the regularizer is closed.
         """
         self._observed = None
-        self._handed_on = {}
         if self.alpha == 0:
             return self._nothing()
         given = batch.pairs if isinstance(batch, PairBatch) else pairs
         if given is not None and self.batch_norm == "official":
             raise ValueError('batch_norm="official" passes rows i and k + i apart: it takes no other pairs.')
-        images, targets, pairs = self._inputs(batch, targets, pairs)
-        return self._penalty(self._features(images), targets, pairs, images.shape[0])
+        batch = self._batch(batch, targets, pairs)
+        features = separate_features(
+            self._tap,
+            batch.images,
+            early_exit=exits_early(self._tap.require_model(), self.early_exit),
+            policy=self.batch_norm,
+            auxiliary=self._auxiliary,
+            guard=self._guard,
+        )
+        return self._penalty(features, batch)
 
     @contextmanager
     def observe(self) -> Iterator[None]:
@@ -219,31 +238,12 @@ class SimilarityRegularizer(TappedLayers):
             RuntimeError: If the model runs twice inside the block, or the regularizer is closed.
         """
         self._observed = None
-        self._handed_on = {}
         if self.alpha == 0:
             yield
             return
-        # A compiled model cannot call back into Python during the pass.
-        attached = self.attach and not torch.compiler.is_compiling() and not is_compiled(self._tap.require_model())
-        try:
-            with self._tap.record(self._attached if attached else None):
-                yield
-            self._observed = self._tap.take()
-        except BaseException:
-            self._handed_on = {}
-            raise
-
-    def _attached(self, index: int, features: Tensor, copied: bool) -> Tensor:
-        """Take the similarity of layer ``index`` during the pass; gives the features that the next layers get."""
-        n = features.shape[0]
-        if n < 2 or (self.pairing == "pairs" and n % 2):
-            return features  # `penalty` says what is wrong
-        check_features(self.layers[index], features, n, self.layer_logits.device)
-        handed, products, center = attach(
-            self._how, index, features, self._tap.modules[index], self.channel_means, copy=copied
-        )
-        self._handed_on[self.layers[index]] = (products, center)
-        return handed
+        with self._tap.record():
+            yield
+        self._observed = self._tap.take()
 
     def penalty(self, images_or_targets: Tensor, pairs: Tensor | None = None) -> Tensor:
         """``alpha * L_sim`` of the pass recorded by `observe`; its features are let go.
@@ -267,20 +267,16 @@ class SimilarityRegularizer(TappedLayers):
         if self._observed is None:
             raise RuntimeError("no forward pass to penalise: run the model inside `with reg.observe():` first, once.")
         features, self._observed = self._observed, None
-        handed, self._handed_on = self._handed_on, {}
-        n = next(iter(features.values())).shape[0]
-        pairs = given_pairs(pairs, n, self.pairing, self.layer_logits.device)
-        check_tensor("images_or_targets", images_or_targets)
-        if images_or_targets.ndim > 2:
-            if images_or_targets.shape[0] != n:
-                raise ValueError(f"images: the observed pass had {n} rows, got {images_or_targets.shape[0]} images.")
-            targets, pairs = self._computed(images_or_targets, pairs)
-        else:
-            targets = images_or_targets
-        return self._penalty(features, targets, pairs, n, handed)
+        rows = next(iter(features.values())).shape[0]
+        if check_tensor("images_or_targets", images_or_targets).ndim > 2:
+            if images_or_targets.shape[0] != rows:
+                raise ValueError(f"images: the observed pass had {rows} rows, got {images_or_targets.shape[0]} images.")
+            return self._penalty(features, self._batch(images_or_targets, None, pairs))
+        images = torch.empty(rows, 0, 0, 0)  # what the model saw is not needed again
+        return self._penalty(features, self._batch(images, images_or_targets, pairs))
 
     def joint(self, x: Tensor, batch: PairBatch | Tensor) -> tuple[Any, Tensor]:
-        """One forward pass for task and regularization images.
+        """One forward pass for task images and regularization images together.
 
         Batch norm normalises both together; only ``batch_norm="update"`` is possible.
 
@@ -301,32 +297,60 @@ class SimilarityRegularizer(TappedLayers):
                 'use batch_norm="update", or call reg(batch) for a pass of its own.'
             )
         self._observed = None
-        self._handed_on = {}
         if self.alpha == 0:
             return self._tap.require_model()(x), self._nothing()
-        images, targets, pairs = self._inputs(batch, None, None)
-        output, features = joint_features(self._tap, x, images)
-        return output, self._penalty(features, targets, pairs, images.shape[0])
+        batch = self._batch(batch, None, None)
+        output, features = joint_features(self._tap, x, batch.images)
+        return output, self._penalty(features, batch)
+
+    def cost(
+        self, batch_size: int, pairs: int | None = None, *, example: Tensor, mode: Mode = "separate"
+    ) -> CostEstimate:
+        """What a regularized step costs: its FLOPs over those of a plain step; nothing is trained or changed.
+
+        Counted are convolutions, matrix products and attention in forward passes of two images, in the model's present
+        mode (best that of training), scaled to the batch; backward counts twice forward, whatever is frozen. The
+        regularization pass ends after the last tapped layer where `early_exit` says so. The time expected is the ratio
+        of FLOPs: too low where the tapped layers are shallow and large, since these take more time per FLOP.
+
+        Args:
+            batch_size: B, task images of a step.
+            pairs: k, pairs of a step. With pairing ``"pairs"`` that is 2k images, with ``"all"`` the fewest n with
+                n (n - 1) / 2 >= k. With ``"observe"`` by default those that ``pairing`` makes of the batch.
+            example: Images as the model takes them, (N, C, H, W), N >= 1, of which the first two are used (one is
+                repeated). Task and regularization images are taken to have this size.
+            mode: ``"separate"`` for ``reg(batch)``, ``"observe"`` for the task batch itself, ``"joint"``.
+
+        Returns:
+            The estimate; ``print`` it for a summary.
+
+        Raises:
+            ValueError: If an argument is out of range, or the model is wrapped by FSDP (estimate before that).
+            TypeError: If an argument has the wrong type.
+            RuntimeError: If the regularizer is closed, or inside `observe`.
+
+        Example:
+            >>> from simreg import SimilarityRegularizer
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
+            >>> reg = SimilarityRegularizer(model, layers=["1"])
+            >>> print(reg.cost(64, 16, example=torch.zeros(1, 1, 32, 32)))
+            separate: 64 images and 16 pairs a step, 32 more images up to the last tapped layer
+            FLOP a step: plain 99.1 M, regularized 106 M (similarity 1.04 M): 1.07 times the plain step
+        """
+        model = self._tap.require_model()
+        images = as_input(check_images("example", example).to(self._device()), model)
+        exits = exits_early(model, self.early_exit)
+        return estimate(self._tap, images, batch_size, pairs, mode=mode, pairing=self.pairing, early_exit=exits)
 
     def close(self) -> None:
         """Remove all hooks and let go of the model; closing twice is fine."""
-        super().close()
+        self._tap.close()
         self._guard.close()
         self._observed = None
-        self._handed_on = {}
-
-    def _keep(self, layers: list[str], optimizer: torch.optim.Optimizer | None = None) -> None:
-        kept = [self.layers.index(name) for name in layers]
-        super()._keep(layers, optimizer)
-        if self._observed is not None:
-            self._observed = {name: self._observed[name] for name in layers}
-        self._handed_on = {name: found for name, found in self._handed_on.items() if name in layers}
-        if self._last is not None:
-            self._last["layers"] = self._last["layers"][kept]
 
     def __getstate__(self) -> dict[str, Any]:
         # Features and diagnostics of a pass hang on its graph and do not travel with copies.
-        return {**self.__dict__, "_observed": None, "_handed_on": {}, "_last": None}
+        return {**self.__dict__, "_observed": None, "_last": {}, "_watch": Watch()}
 
     def __enter__(self) -> SimilarityRegularizer:
         return self
@@ -338,90 +362,90 @@ class SimilarityRegularizer(TappedLayers):
         """Layers and strength."""
         return f"layers={self.layers}, alpha={self.alpha}, convention={self.convention!r}, pairing={self.pairing!r}"
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {})  # a plain dict has none
+        if prefix[:-1] in metadata:
+            metadata[prefix[:-1]]["layers"] = list(self.layers)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
+    ) -> None:
+        saved = local_metadata.get("layers", self.layers)
+        if [_bare(name) for name in saved] != [_bare(name) for name in self.layers]:
+            raise ValueError(
+                f"layers: the state is of the layers {list(saved)!r}, this regularizer taps {self.layers!r}. Create it "
+                "with those, or if they are its own under other names, load dict(state), which has none."
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def _nothing(self) -> Tensor:
         return torch.zeros((), device=self.layer_logits.device)
 
-    def _inputs(
-        self, batch: PairBatch | Tensor, targets: Tensor | None, pairs: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images, targets and pairs, on the device of the regularizer."""
-        model = self._tap.require_model()
-        device = device_of(model, self.layer_logits)
-        if isinstance(batch, PairBatch):
-            if targets is not None or pairs is not None:
-                raise ValueError("targets and pairs belong to images; a PairBatch has its own.")
-            batch = batch_on(device, batch, self.pairing)
-            return to_model(batch.images, model), batch.targets, batch.pairs
-        images = unit_float(check_images("images", batch)).to(device)
-        pairs = given_pairs(pairs, images.shape[0], self.pairing, device)
-        if targets is None:
-            targets, pairs = self._computed(images, pairs)
-        return to_model(images, model), targets, pairs
+    def _device(self) -> torch.device:
+        """Device of the layer logits, which must be that of the model."""
+        device, parameter = self.layer_logits.device, next(self._tap.require_model().parameters(), None)
+        if parameter is not None and parameter.device != device:
+            raise RuntimeError(
+                f"the model is on {parameter.device}, the regularizer on {device}: call "
+                f"reg.to({str(parameter.device)!r}) before creating the optimizer."
+            )
+        return device
 
-    def _computed(self, images: Tensor, pairs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Targets of these images and the pairs they belong to."""
-        early = self._calls < _CHECKED_CALLS and not torch.compiler.is_compiling() and not capturing(images)
-        look = readable(images) or early
-        return computed_targets(self.target, images, pairs, self.pairing, self.layer_logits.device, look=look)
+    def _batch(self, batch: PairBatch | Tensor, targets: Tensor | None, pairs: Tensor | None) -> PairBatch:
+        device = self._device()
+        look = self._watch.looks(device)
+        return complete_batch(batch, targets, pairs, target=self.target, pairing=self.pairing, device=device, look=look)
 
-    def _features(self, images: Tensor) -> dict[str, Tensor]:
-        return separate_features(
-            self._tap,
-            images,
-            early_exit=exits_early(self._tap.require_model(), self.early_exit),
-            policy=self.batch_norm,
-            auxiliary=self._auxiliary,
-            guard=self._guard,
-        )
-
-    def _penalty(
-        self,
-        features: Mapping[str, Tensor],
-        targets: Tensor,
-        pairs: Tensor | None,
-        n: int,
-        handed: Mapping[str, tuple[Tensor, Tensor]] | None = None,
-    ) -> Tensor:
-        device = self.layer_logits.device
-        targets = targets_of_pairs(targets, pairs, n, self.pairing, device)
-        self._look_at(targets)
-        if targets.numel() == 0:  # the target selects no pair of this batch
+    def _penalty(self, features: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
+        """The one flow from features to the penalty."""
+        arctanh_is_steep = self.transform == "arctanh" and (self.target_clamp is None or self.target_clamp >= 0.999)
+        self._watch.targets(batch.targets, arctanh_is_steep)
+        if len(batch) == 0:  # the target selects no pair of this batch
             return self._nothing()
-        for name, feature in features.items():
-            check_features(name, feature, n, device)
-        rest = self.channel_means, self.layer_logits, targets, pairs
-        if handed:
-            watched: Mapping[str, Tensor] = {name: products for name, (products, _) in handed.items()}
-            attached = [handed[name] for name in features]
-            found = compare_attached(self._how, attached, next(iter(features.values())), *rest)
-        else:
-            watched = features
-            found = compare(self._how, list(features.values()), self._tap.modules, *rest)
-        self._last = _stats.kept(found, targets)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not capturing(found.loss):
-            self._watch(watched, found.loss)
-        return self.alpha * found.loss
-
-    def _watch(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
-        if self._calls <= _CHECKED_CALLS:
-            self._gradients.look(features, loss)
-        if self.layer_logits.requires_grad and len(self.layers) > 1:
-            self._optimizers.start(self.layer_logits, self._tap.require_model())
-
-    @property
-    def _how(self) -> Comparison:
-        return Comparison(
-            self.pairing, self.centering, self.convention, self.transform, self.target_clamp, self.backend
+        similarities = []
+        for index, (name, x) in enumerate(features.items()):
+            check_features(name, x, len(batch.images), self.layer_logits.device)
+            dim = channel_dim(self._tap.modules[index], x.shape)
+            mean = self.channel_means.of(index, x, dim) if self.centering == "channel" else None
+            similarity = F.similarity(
+                x,
+                batch.pairs,
+                centering=self.centering,
+                running_mean=mean,
+                momentum=self.channel_means.momentum,
+                channel_dim=dim,
+                backend=self.backend,
+            )
+            similarities.append(similarity)
+        stacked = torch.stack(similarities)  # (L, P)
+        mixed = F.mix_similarities(stacked, self.layer_logits)
+        loss = F.similarity_loss(
+            mixed, batch.targets, convention=self.convention, transform=self.transform, target_clamp=self.target_clamp
         )
+        loss = loss.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        last = {"loss": loss, "mixed": mixed, "similarities": stacked, "targets": batch.targets}
+        self._last = {key: value.detach() for key, value in last.items()}
+        if torch.is_grad_enabled() and self._watch.looks(loss.device):
+            self._watch.gradients(features, loss)
+            self._watch.optimizer(self.layer_logits, self._tap.require_model())
+        self._watch.calls += 1
+        return self.alpha * loss
 
-    def _look_at(self, targets: Tensor) -> None:
-        """Check the values of targets where that is free, and in the first calls."""
-        if torch.compiler.is_compiling():
-            return
-        self._calls += 1
-        early = self._calls <= _CHECKED_CALLS and not capturing(targets)
-        if early or not targets.is_cuda:
-            check_similarity_range("targets", targets)
-        steep = self.transform == "arctanh" and (self.target_clamp is None or self.target_clamp >= 0.999)
-        if early and steep:  # ±1 meets the poles of arctanh
-            self._extreme_targets.look(targets)
+
+def _initial_logits(layer_weights: str | Sequence[float], layers: Sequence[str]) -> Tensor:
+    """Layer logits, (L,), whose softmax is ``layer_weights``."""
+    if isinstance(layer_weights, str):
+        check_choice("layer_weights", layer_weights, ("learned", "uniform"))
+        return torch.zeros(len(layers))
+    weights = torch.as_tensor(layer_weights, dtype=torch.float32)
+    if weights.shape != (len(layers),) or not bool((weights >= 0).all()) or not bool(weights.sum() > 0):
+        raise ValueError(
+            f"layer_weights must be {len(layers)} non-negative numbers with a positive sum, one for each of "
+            f"{list(layers)!r}, got {layer_weights!r}."
+        )
+    return (weights / weights.sum()).log()
+
+
+def _bare(name: str) -> str:
+    return ".".join(segment for segment in name.split(".") if segment not in WRAPPER_SEGMENTS)

@@ -98,7 +98,7 @@ def names_and_defaults(function):
 SIGNATURES = {
     simreg.SimilarityRegularizer: "(model, layers='auto', *, target=None, alpha=10.0, convention='official', "
     "pairing='pairs', centering='channel', transform='arctanh', target_clamp=None, layer_weights='learned', "
-    "batch_norm='update', early_exit='auto', backend='auto', attach=False, select=None)",
+    "batch_norm='update', early_exit='auto', backend='auto', select=None)",
     simreg.SimilarityRegularizer.forward: "(self, batch, *, targets=None, pairs=None)",
     simreg.SimilarityRegularizer.penalty: "(self, images_or_targets, pairs=None)",
     simreg.SimilarityRegularizer.observe: "(self)",
@@ -107,11 +107,11 @@ SIGNATURES = {
     simreg.SimilarityRegularizer.cost: "(self, batch_size, pairs=None, *, example, mode='separate')",
     simreg.PairBatch: "(images, targets, pairs=None, indices=None)",
     simreg.RegularizationPool: "(images, target, *, labels=None, transform=None, seed=0)",
-    simreg.RegularizationPool.batches: "(self, pairs_per_batch=16, *, sampling='uniform', share=0.25, pairing='pairs', distinct=False)",
+    simreg.RegularizationPool.batches: "(self, pairs_per_batch=16, *, sampling='uniform', share=0.25, pairing='pairs')",
     simreg.RegularizationPool.health: "(self, pairs_per_batch=16, *, bins=40)",
     simreg.FeatureTap: "(model, layers='auto', *, select=None)",
     simreg.FeatureTap.features: "(self, images, *, early_exit=False)",
-    simreg.PixelTarget: "(centering='pool', color='gray')",
+    simreg.PixelTarget: "(centering='dataset', color='gray')",
     simreg.ThresholdTarget: "(threshold=0.8, *, of=None, select='all', low=None)",
     simreg.NeuralTarget.from_responses: "(responses, *, reliability=True)",
     simreg.NeuralTarget.average: "(targets)",

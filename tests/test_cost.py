@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from simreg import CostEstimate, PairBatch, SimilarityRegularizer
+from simreg import CostEstimate, SimilarityRegularizer
 
 LAYERS = ["relu1", "relu2"]
 EXAMPLE = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -27,9 +27,6 @@ def test_flops_are_those_counted_by_hand(make_net):
     assert cost.ratio == cost.regularized_flops / cost.plain_flops
     assert cost.images == 8
     assert cost.early_exit
-    assert cost.features == {"relu1": (6, 8, 8), "relu2": (8, 3, 3)}
-    assert cost.feature_bytes == {"relu1": 4 * 384, "relu2": 4 * 72}
-    assert cost.similarity_bytes == 3 * 8 * 4 * UNITS
 
 
 def test_flops_of_the_similarity_are_those_of_its_products(make_net):
@@ -63,7 +60,6 @@ def test_modes_differ_in_what_is_forwarded(make_net):
     assert (
         separate.similarity_flops == observe.similarity_flops == joint.similarity_flops == similarity_of_pairs(5, 384)
     )
-    assert observe.extra_memory < separate.extra_memory < joint.extra_memory
     assert not joint.early_exit
 
 
@@ -85,53 +81,6 @@ def test_observed_pairs_are_by_default_those_of_the_batch(make_net):
     assert given.similarity_flops == UNITS * (14 * 3 + 2 * 100)
 
 
-def saved_by(call, model):
-    """Bytes that autograd keeps of a call, parameters and buffers apart."""
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        result = call()
-    for tensor in (*model.parameters(), *model.buffers()):
-        kept.pop(tensor.untyped_storage().data_ptr(), None)
-    return sum(s.nbytes() for s in kept.values()), result
-
-
-@pytest.mark.parametrize("layers", [["conv1"], ["relu1"], ["bn1", "relu2"], ["conv1", "conv2"]])
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("mode", ["separate", "observe", "joint", "attach"])
-def test_extra_memory_is_what_autograd_keeps_and_the_gradient(make_net, layers, inplace, mode):
-    model = make_net(inplace=inplace)
-    g = torch.Generator().manual_seed(0)
-    k, size = 100, 200
-    x, images = torch.rand(size, 1, 8, 8, generator=g), torch.rand(2 * k, 1, 8, 8, generator=g)
-    batch = PairBatch(images, torch.zeros(k))
-    attach, mode = mode == "attach", mode.replace("attach", "observe")
-    reg = SimilarityRegularizer(model, layers, backend="torch", attach=attach)
-
-    def observed():
-        with reg.observe():
-            model(x)
-        return reg.penalty(torch.zeros(k))
-
-    step = {"separate": lambda: reg(batch), "observe": observed, "joint": lambda: reg.joint(x, batch)[1]}[mode]
-    step()  # the first pass copies more
-    kept, _ = saved_by(step, model)
-    plain, _ = saved_by(lambda: model(x), model)
-    cost = reg.cost(size, k if mode != "observe" else None, example=EXAMPLE, mode=mode)
-    rows = {"separate": 2 * k, "observe": size, "joint": size + 2 * k}[mode]
-    gradient = 0 if attach else rows * sum(cost.feature_bytes.values())
-    expected = (kept if mode == "separate" else kept - plain) + gradient
-    if mode == "joint":
-        expected += x.nbytes  # kept as part of the batch of both, while x exists besides
-    small = 0.03 * rows * sum(cost.feature_bytes.values())  # statistics of batch norm, coefficients
-    assert abs(cost.extra_memory - expected) <= small
-
-
 def test_nothing_of_the_model_changes(make_net):
     model = make_net(dropout=0.5)
     model.bn1.eval()
@@ -142,7 +91,7 @@ def test_nothing_of_the_model_changes(make_net):
     buffers = {n: (id(b), b._version) for n, b in model.named_buffers(remove_duplicate=False)}
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     modes, hooks = [m.training for m in model.modules()], [list(m._forward_hooks) for m in model.modules()]
-    last, calls, clone = reg._last, reg._calls, copy.deepcopy(reg._tap._recorder.clone)
+    last, calls, clone = reg._last, reg._watch.calls, copy.deepcopy(reg._tap._recorder.clone)
     state = torch.get_rng_state()
     for mode in ("separate", "observe", "joint"):
         reg.cost(8, 4, example=EXAMPLE, mode=mode)
@@ -154,7 +103,7 @@ def test_nothing_of_the_model_changes(make_net):
     assert all(torch.equal(p.grad, grads[n]) for n, p in model.named_parameters() if n in grads)
     assert [m.training for m in model.modules()] == modes
     assert [list(m._forward_hooks) for m in model.modules()] == hooks
-    assert (reg._last, reg._calls, reg._tap._recorder.clone) == (last, calls, clone)
+    assert (reg._last, reg._watch.calls, reg._tap._recorder.clone) == (last, calls, clone)
 
 
 def test_a_pass_that_fails_leaves_the_model_as_it_was(make_net):
@@ -184,17 +133,7 @@ def test_a_pending_pass_is_left_alone(make_net, images):
 def test_images_with_one_position_and_bytes_will_do(make_net):
     model = nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)).double()
     cost = SimilarityRegularizer(model, ["1"]).cost(8, 4, example=(EXAMPLE * 255).to(torch.uint8))
-    assert cost.features == {"1": (4, 1, 1)}
-    assert cost.feature_bytes == {"1": 32}
     assert SimilarityRegularizer(model, ["1"]).cost(8, 4, example=EXAMPLE.expand(5, -1, -1, -1)) == cost
-
-
-def test_autocast_halves_the_features(make_net):
-    reg = SimilarityRegularizer(make_net(), ["conv1"])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        cost = reg.cost(8, 4, example=EXAMPLE)
-    assert cost.feature_bytes == {"conv1": 2 * 384}
-    assert cost.plain_flops == reg.cost(8, 4, example=EXAMPLE).plain_flops
 
 
 @pytest.mark.filterwarnings("error")
@@ -241,27 +180,18 @@ def test_frozen_and_evaluated_models_can_be_estimated(make_net):
 
 
 def test_selected_outputs_are_measured(make_net):
-    reg = SimilarityRegularizer(make_net(), ["relu1"], select=lambda f: f[:, :2])
-    assert reg.cost(8, 4, example=EXAMPLE).features == {"relu1": (2, 8, 8)}
+    whole, part = (
+        SimilarityRegularizer(make_net(), ["relu1"], select=select).cost(8, 4, example=EXAMPLE)
+        for select in (None, lambda f: f[:, :2])
+    )
+    assert 3 * part.similarity_flops == whole.similarity_flops
 
 
-def test_dropped_layers_cost_nothing(make_net):
-    reg = SimilarityRegularizer(make_net(), LAYERS)
-    reg.layer_logits.data = torch.tensor([5.0, 0.0])
-    before = reg.cost(8, 4, example=EXAMPLE)
-    reg.prune_layers(0.1)
-    after = reg.cost(8, 4, example=EXAMPLE)
-    assert list(after.features) == ["relu1"]
-    assert after.regularized_flops == before.regularized_flops - 3 * 8 * CONV2 - similarity_of_pairs(4, 72)
-    assert after.extra_memory < before.extra_memory
-
-
-def test_summary_has_four_lines(make_net):
+def test_summary_has_two_lines(make_net):
     reg = SimilarityRegularizer(make_net(), LAYERS)
     lines = str(reg.cost(64, 16, example=EXAMPLE)).split("\n")
-    assert len(lines) == 4
+    assert len(lines) == 2
     assert lines[0] == "separate: 64 images and 16 pairs a step, 32 more images up to the last tapped layer"
-    assert lines[3] == "features of an image: relu1 6x8x8 (1.54 kB), relu2 8x3x3 (288 B)"
     assert "no more images" in str(reg.cost(64, example=EXAMPLE, mode="observe"))
     with pytest.raises(AttributeError):
         reg.cost(64, 16, example=EXAMPLE).images = 3

@@ -143,79 +143,6 @@ def test_all_pairs_of_few_images():
         pool.batches(30, pairing="all")
 
 
-STREAMS = [{}, {"sampling": "stratified"}, {"sampling": "stratified", "share": 1.0}]
-
-
-@pytest.mark.parametrize("options", STREAMS)
-@pytest.mark.parametrize(("n", "select"), [(12, "all"), (60, "all"), (60, "low")])
-def test_distinct_batches_hold_each_image_once_and_the_same_pairs(options, n, select):
-    every, once = (random_pool(n, ThresholdTarget(0.8, select=select), structured=True) for _ in range(2))
-    if select == "low":
-        options = {}
-    repeated = False
-    for plain, batch in zip(
-        take(every.batches(4, **options), 30), take(once.batches(4, distinct=True, **options), 30), strict=True
-    ):
-        assert batch.indices.unique().shape == batch.indices.shape == batch.images.shape[:1]
-        assert batch.pairs.shape == (4, 2)
-        assert torch.equal(batch.indices[batch.pairs].T.reshape(-1), plain.indices)
-        assert torch.equal(batch.images[batch.pairs].transpose(0, 1).flatten(0, 1), plain.images)
-        torch.testing.assert_close(batch.targets, plain.targets)
-        first_seen = dict.fromkeys(plain.indices.tolist())
-        assert batch.indices.tolist() == list(first_seen)
-        assert plain.pairs is None
-        repeated |= batch.indices.shape[0] < 8
-    assert repeated
-    a, b = every.state_dict(), once.state_dict()
-    assert torch.equal(a["generator"], b["generator"])
-    assert a["found"].keys() == b["found"].keys()
-    assert all(torch.equal(a["found"][k], b["found"][k]) for k in a["found"])
-
-
-def test_a_stream_resumes_with_and_without_distinct_images():
-    pool, other = random_pool(40), random_pool(40, seed=0)
-    take(pool.batches(8, distinct=True), 3)
-    other.load_state_dict(pool.state_dict())
-    expected = [b.indices[b.pairs] for b in take(pool.batches(8, distinct=True), 3)]
-    resumed = [b.indices.view(2, -1).T for b in take(other.batches(8), 3)]
-    assert all(torch.equal(a, b) for a, b in zip(expected, resumed, strict=True))
-
-
-def test_distinct_images_change_no_penalty_but_for_what_batches_share(make_net):
-    model = make_net().eval()
-    every, once = random_pool(12), random_pool(12)
-    for centering in ("image", "none"):
-        for plain, batch in zip(take(every.batches(20), 3), take(once.batches(20, distinct=True), 3), strict=True):
-            losses, grads = [], []
-            for b in (plain, batch):
-                reg = SimilarityRegularizer(model, ["relu1", "relu2"], centering=centering, target_clamp=0.9)
-                losses.append(reg(b))
-                model.zero_grad()
-                losses[-1].backward()
-                grads.append(model.conv1.weight.grad.clone())
-            torch.testing.assert_close(*losses)
-            torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-4)
-            assert batch.images.shape[0] == 12 < plain.images.shape[0]
-
-
-def test_distinct_images_are_transformed_once():
-    seen = []
-    pool = random_pool(6, transform=lambda x: seen.append(x.shape[0]) or x + torch.rand(x.shape[0], 1, 1, 1))
-    batch = next(pool.batches(9, distinct=True))
-    assert seen == [batch.images.shape[0]]
-    assert seen[0] <= 6
-    assert all(
-        len({float(batch.images[r].sum()) for r in batch.pairs.flatten().tolist() if r == i}) == 1
-        for i in range(seen[0])
-    )
-
-
-def test_all_pairs_are_distinct_anyway():
-    a, b = (next(random_pool(40).batches(28, pairing="all", distinct=d)) for d in (False, True))
-    assert torch.equal(a.indices, b.indices)
-    assert torch.equal(a.pairs, b.pairs)
-
-
 def test_default_stream_is_unchanged():
     """Rows drawn by the first release: whoever resumes a run of it gets the pairs it would have got."""
     pool = random_pool(40, ThresholdTarget(0.8), structured=True, seed=5)
@@ -355,8 +282,6 @@ def changed(row, value):
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(7), ValueError, "only 6 pairs"),
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(2, sampling="strat"), ValueError, "stratified"),
         (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(2, share=2.0), ValueError, "share"),
-        (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(2, distinct=1), TypeError, "distinct"),
-        (lambda: RegularizationPool(IMAGES, PixelTarget()).batches(2, distinct="yes"), TypeError, "distinct"),
         (lambda: PairBatch(IMAGES[:3], torch.zeros(1)), ValueError, "cannot be split"),
         (lambda: PairBatch(IMAGES[:0], torch.zeros(0)), ValueError, "at least 2"),
         (lambda: PairBatch(IMAGES, torch.zeros(4)), ValueError, r"shape \(2,\)"),

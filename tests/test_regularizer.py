@@ -55,7 +55,7 @@ def test_official_loss_and_gradients_match_the_double_loop_over_several_steps(ma
         ours = reg(PairBatch(images, targets))
         expected = 10.0 * loop.loss(arrays, targets.numpy(), reg.layer_logits.tolist())
         assert ours.item() == pytest.approx(expected, rel=1e-9)
-        np.testing.assert_allclose(reg._last["layers"].numpy(), loop.similarities(arrays), rtol=1e-9)
+        np.testing.assert_allclose(reg._last["similarities"].numpy(), loop.similarities(arrays), rtol=1e-9)
         _check_gradients(reg, ours, loop, arrays, targets)
 
 
@@ -118,7 +118,7 @@ def test_module_equals_the_functions(make_net, images, centering, convention, tr
         ours = reg(images, targets=targets)
     features = read(copy.deepcopy(model), images)
     rows = [
-        F.center_features(f, centering, mean=0.1 * F.channel_mean(f).detach() if centering == "channel" else None)
+        F.center_features(f, centering, mean=0.1 * f.mean((0, 2, 3)) if centering == "channel" else None)
         for f in features
     ]
     i, j = F.all_pairs(8).T
@@ -304,7 +304,7 @@ def test_selecting_targets_drops_pairs_in_same_batch_mode(make_net, images):
     reg = SimilarityRegularizer(make_net(), LAYERS, target=target, pairing="all", target_clamp=0.9)
     reg(images)
     base = target.paired(F.all_pairs(8), images)
-    assert reg._last["target"].numel() == int((base.abs() > 0.2).sum())
+    assert reg._last["targets"].numel() == int((base.abs() > 0.2).sum())
     none = SimilarityRegularizer(make_net(), LAYERS, target=ThresholdTarget(0.999, select="high"), pairing="all")
     assert float(none(images)) == 0
 
@@ -683,24 +683,13 @@ def test_state_of_equally_many_other_layers_is_refused(make_net, images):
     assert torch.equal(reg.layer_logits, other.layer_logits)
 
 
-def test_state_of_the_same_layers_in_another_order_is_that_of_each(make_net, images):
-    model = make_net().eval()
-    first, second = (SimilarityRegularizer(model, names, target=PixelTarget()) for names in (LAYERS, LAYERS[::-1]))
-    first.layer_logits.data = torch.tensor([2.0, 1.0])
-    first(images)
-    second.load_state_dict(first.state_dict())
-    assert second.layer_weights == first.layer_weights
-    torch.testing.assert_close(second(images), first(images))
-
-
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_prefixes_of_wrappers_do_not_make_layers_others(make_net, prefix):
-    reg, saved = (SimilarityRegularizer(make_net(), names) for names in (LAYERS, LAYERS[::-1]))
+    reg, saved = (SimilarityRegularizer(make_net(), LAYERS) for _ in range(2))
     saved.layer_logits.data = torch.tensor([2.0, 1.0])
     state = saved.state_dict()
     state._metadata[""]["layers"] = [prefix + name for name in saved.layers]
     reg.load_state_dict(state)
-    assert reg.layers == saved.layers
     assert torch.equal(reg.layer_logits, saved.layer_logits)
 
 
@@ -775,21 +764,6 @@ def test_zero_gradient_is_warned_about_once(make_net, images):
         healthy = SimilarityRegularizer(make_net(), ["relu1"], target=PixelTarget())
         for _ in range(3):
             healthy(images).backward()
-
-
-def test_dropped_and_closed_regularizers_leave_no_optimizer_hook(make_net, images):
-    from torch.optim.optimizer import _global_optimizer_post_hooks as hooks
-
-    before = len(hooks)
-    for close in (True, False):
-        reg = SimilarityRegularizer(make_net(), LAYERS, target=PixelTarget())
-        reg(images)
-        assert len(hooks) == before + 1
-        if close:
-            reg.close()
-        del reg
-        gc.collect()
-        assert len(hooks) == before
 
 
 class Holder(nn.Module):

@@ -14,11 +14,11 @@ def colour(generator):
 
 
 @pytest.mark.parametrize("color", ["gray", "rgb"])
-@pytest.mark.parametrize("centering", ["pool", "image", "none"])
+@pytest.mark.parametrize("centering", ["dataset", "image", "none"])
 def test_pixel_similarity_matches_a_float64_loop(colour, color, centering):
     x = colour.double().numpy()
     rows = (x.mean(axis=1) if color == "gray" else x).reshape(12, -1)
-    if centering == "pool":
+    if centering == "dataset":
         rows = rows - rows.mean(axis=0)
     if centering == "image":
         rows = rows - rows.mean(axis=1, keepdims=True)

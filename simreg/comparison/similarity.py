@@ -49,7 +49,6 @@ def similarity_objective(
         target_clamp=settings["target_clamp"],
         pairing="all" if same_batch else "pairs",
         batch_norm="update" if same_batch else settings["batch_norm"],
-        attach=same_batch,  # the same penalty in less time and memory
     )
     if same_batch:
         seen = settings["targets_of"] == "seen"

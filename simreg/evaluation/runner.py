@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from simreg._checks import describe
+from simreg._checks import describe, warn
 from simreg._progress import progress as show_progress
-from simreg._warn import warn
 from simreg.evaluation.hardware import hardware
 from simreg.evaluation.identity import fingerprint
 from simreg.evaluation.memory import fitting_batch

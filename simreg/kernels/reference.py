@@ -1,7 +1,6 @@
-"""The definition of correct: centred cosine similarity of feature rows, eager and differentiable.
+"""The definition of correct: products of centred rows in plain torch, differentiable, and what a compiler sees.
 
-Norms are taken as the root of a sum of squares: ``torch.linalg.vector_norm`` along a dimension is only good to 3e-5
-relative on CPU in float32, a sum of squares to 1e-7.
+Rows are (N, O, I): N images, with the channels in dimension ``axis``, 1 or 2, and positions in the other.
 """
 
 from __future__ import annotations
@@ -9,70 +8,43 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simreg.kernels.closed_form import bounded, rounding
+
+def wide(values: Tensor) -> torch.dtype:
+    """The dtype of small sums: float64, or float32 on devices that have none."""
+    return torch.float32 if values.device.type == "mps" else torch.float64
 
 
-def centred(features: Tensor, centering: str, mean: Tensor | None = None, channel_dim: int = 1) -> Tensor:
-    """Rows (N, D) of ``features`` (N, ...) minus a mean; see `simreg.functional.center_features`.
+def work_dtype(values: Tensor) -> torch.dtype:
+    """The dtype of centred values: float32, or float64 for such ``values``."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
-    Args:
-        features: Any floating dtype.
-        centering: ``"channel"``, ``"batch"``, ``"image"`` or ``"none"``.
-        mean: Shape (C,), for ``"channel"``; by default that of ``features``.
-        channel_dim: Dimension of the channels.
-    """
-    values = as_float(features)
+
+def center_of(rows: Tensor, axis: int, centering: str, mean: Tensor | None, momentum: float) -> Tensor:
+    """What is subtracted, broadcast to (N, O, I); ``mean`` (C,) is updated first, None is that of ``rows``."""
+    dtype = work_dtype(rows)
     if centering == "none":
-        return values.flatten(1)
-    if centering == "batch":
-        return (values - values.mean(dim=0, keepdim=True)).flatten(1)
-    if centering == "image":
-        rows = values.flatten(1)
-        return rows - rows.mean(dim=1, keepdim=True)
+        return rows.new_zeros(1, 1, 1, dtype=dtype)
+    if centering != "channel":
+        return rows.mean(0 if centering == "batch" else (1, 2), keepdim=True, dtype=dtype)
     if mean is None:
-        mean = channel_mean(values, channel_dim)
-    channel_dim %= values.ndim
-    return (values - mean.to(values).reshape([-1 if d == channel_dim else 1 for d in range(values.ndim)])).flatten(1)
+        return rows.mean((0, 3 - axis), keepdim=True, dtype=dtype)
+    if momentum:
+        mean.lerp_(rows.detach().mean((0, 3 - axis), dtype=dtype), momentum)
+    return mean.view((1, -1, 1) if axis == 1 else (1, 1, -1))
 
 
-def channel_mean(features: Tensor, channel_dim: int = 1) -> Tensor:
-    """Mean of each channel over images and positions, (C,)."""
-    channel_dim %= features.ndim
-    return as_float(features).mean(dim=[d for d in range(features.ndim) if d != channel_dim])
+def centred(rows: Tensor, axis: int, centering: str, mean: Tensor | None, momentum: float) -> Tensor:
+    """Rows minus their centre, (N, O, I)."""
+    return rows.to(work_dtype(rows)) - center_of(rows, axis, centering, mean, momentum)
 
 
-def unit_rows(features: Tensor, eps: float) -> Tensor:
-    """Rows of ``features`` (N, D) over their norm, at least ``eps``; a zero row stays zero."""
-    squares = (features * features).sum(dim=1, keepdim=True)  # (N, 1)
-    # The clamp is under the root: sqrt has an infinite slope at 0.
-    return features / squares.clamp_min(eps * eps).sqrt()
-
-
-def pairwise_cosine(rows: Tensor, eps: float) -> Tensor:
-    """Cosine of every pair of ``rows`` (N, D), shape (N, N), clamped to [-1, 1].
-
-    A row whose norm is below ``eps`` has no direction to change in: its similarities carry no gradient.
-    """
-    with torch.autocast(rows.device.type, enabled=False):  # a half-precision product cannot hold 1 - S
-        unit, alive = unit_rows(rows, eps), _alive(rows, eps)
-        products = unit @ unit.T
-        products = torch.where(alive.unsqueeze(1) & alive, products, products.detach())
-        return bounded(products, rounding(rows.dtype))
-
-
-def paired_cosine(first: Tensor, second: Tensor, eps: float) -> Tensor:
-    """Cosine of row i of ``first`` with row i of ``second``, both (P, D), shape (P,), clamped to [-1, 1]."""
-    with torch.autocast(first.device.type, enabled=False):
-        products = (unit_rows(first, eps) * unit_rows(second, eps)).sum(dim=1)
-        products = torch.where(_alive(first, eps) & _alive(second, eps), products, products.detach())
-        return bounded(products, rounding(first.dtype))
-
-
-def _alive(rows: Tensor, eps: float) -> Tensor:
-    """Which rows (N, D) have a norm above ``eps``, (N,)."""
-    return (rows * rows).sum(dim=1) > eps * eps
-
-
-def as_float(features: Tensor) -> Tensor:
-    """``features`` in float32, or in float64 if they already are."""
-    return features if features.dtype == torch.float64 else features.float()
+def products(rows: Tensor, axis: int, centering: str, mean: Tensor | None, momentum: float, paired: bool) -> Tensor:
+    """See `simreg.kernels.products`."""
+    rows = centred(rows, axis, centering, mean, momentum)
+    if not paired:
+        flat = rows.flatten(1)
+        return (flat @ flat.T).to(wide(rows))
+    first, second = rows.chunk(2)
+    # One dimension first: short sums lose less to rounding.
+    sums = [(a * b).sum(2).sum(1, dtype=wide(rows)) for a, b in ((first, second), (first, first), (second, second))]
+    return torch.stack(sums)

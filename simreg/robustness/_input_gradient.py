@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simreg._warn import warn
+from simreg._checks import warn
 from simreg.robustness.classifier import Classifier, check_labels_fit, evaluation_mode
 
 _MASKED_SHARE = 0.1  # share of images without any gradient from which on the user is told

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from simreg._checks import describe
-from simreg._warn import warn
+from simreg._checks import describe, warn
 from simreg.robustness._norms import Norm
 from simreg.robustness._surrogate import Surrogate
 from simreg.robustness.classifier import (

@@ -1,6 +1,6 @@
 """Target similarities: what the features of two images are compared with."""
 
-from simreg.targets.base import Target, check_similarity_range, unit_float
+from simreg.targets.base import Target
 from simreg.targets.given import LabelTarget, MatrixTarget
 from simreg.targets.neural import NeuralTarget
 from simreg.targets.pixel import PixelTarget
@@ -13,6 +13,4 @@ __all__ = [
     "PixelTarget",
     "Target",
     "ThresholdTarget",
-    "check_similarity_range",
-    "unit_float",
 ]

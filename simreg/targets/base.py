@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TypeVar
 
-import torch
 from torch import Tensor
+
+_DENSE = 64  # a matrix of up to 64 entries for each pair costs less than copies of both rows
 
 Self = TypeVar("Self", bound="Target")
 
@@ -81,26 +82,17 @@ class Target(ABC):
             Shape (P,), in [-1, 1].
         """
         rows = self.representation(images, labels=labels, indices=indices)
-        return self.inner(rows[pairs[:, 0]], rows[pairs[:, 1]])
+        i, j = pairs.to(rows.device).unbind(1)
+        if rows.shape[0] ** 2 <= _DENSE * pairs.shape[0]:
+            return self.outer(rows, rows)[i, j]
+        return self.inner(rows[i], rows[j])
 
-
-def unit_float(images: Tensor) -> Tensor:
-    """Images as floating point in [0, 1]: uint8 is divided by 255, floats pass.
-
-    Example:
-        >>> unit_float(torch.tensor([0, 255], dtype=torch.uint8))
-        tensor([0., 1.])
-    """
-    return images.float() / 255.0 if images.dtype == torch.uint8 else images
-
-
-def check_similarity_range(name: str, values: Tensor) -> None:
-    """Raise ``ValueError`` unless all similarities are in [-1, 1] (up to rounding) and none is NaN. Synchronises."""
-    if values.numel() and not bool((values.abs() <= 1.0 + 1e-4).all()):
-        raise ValueError(
-            f"{name} must be similarities in [-1, 1], got values from {float(values.min()):.4g} to "
-            f"{float(values.max()):.4g}: use cosines or correlations, not distances."
-        )
+    def taking_part(self, base: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Target similarities of those ``pairs`` (P, 2), of ``base`` similarity (P,), that are selected; and these."""
+        selected = self.selected(base)
+        if selected is None:
+            return self.shape(base), pairs
+        return self.shape(base[selected]), pairs[selected.to(pairs.device)]
 
 
 def require_indices(indices: Tensor | None) -> Tensor:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simreg import kernels
-from simreg._checks import describe, to_tensor
-from simreg.targets.base import Target, check_rows, check_similarity_range, require_indices
+from simreg._checks import as_float, check_similarities, describe, to_tensor
+from simreg.targets.base import Target, check_rows, require_indices
 
 
 class LabelTarget(Target):
@@ -61,8 +60,8 @@ class MatrixTarget(Target):
         matrix = to_tensor("matrix", matrix)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"matrix must be square, (N, N), got {describe(matrix)}.")
-        values = kernels.as_float(matrix)
-        check_similarity_range("matrix", values)
+        values = as_float(matrix)
+        check_similarities("matrix", values)
         if not torch.allclose(values, values.T, atol=1e-5):
             raise ValueError("matrix must be symmetric: similarity does not depend on the order of a pair.")
         self.matrix = values

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simreg import kernels
-from simreg._checks import check_tensor, describe, to_tensor
-from simreg.functional import response_reliability, response_representation
+from simreg._checks import as_float, check_tensor, describe, to_tensor
+from simreg.functional import response_reliability, response_representation, unit_rows
 from simreg.targets.base import Target, check_rows, require_indices
 
 
@@ -32,7 +31,7 @@ class NeuralTarget(Target):
             raise ValueError(f"rows must have shape (N, R) with N >= 2 images, got {describe(rows)}.")
         if not bool(torch.isfinite(rows).all()):
             raise ValueError("rows must be finite.")
-        self.rows = kernels.unit_rows(kernels.as_float(rows), 1e-12)
+        self.rows = unit_rows(as_float(rows), 1e-12)
 
     @classmethod
     def from_responses(
@@ -65,7 +64,7 @@ class NeuralTarget(Target):
         responses = to_tensor("responses", responses)
         if responses.ndim not in (2, 3):
             raise ValueError(f"responses must have shape (T, N, A) or (N, A), got {describe(responses)}.")
-        mean = kernels.as_float(responses).nanmean(dim=0) if responses.ndim == 3 else kernels.as_float(responses)
+        mean = as_float(responses).nanmean(dim=0) if responses.ndim == 3 else as_float(responses)
         if not bool(torch.isfinite(mean).all()):
             raise ValueError("responses: some image has no finite response of some neuron; drop that image or neuron.")
         weights = None if isinstance(reliability, bool) else to_tensor("reliability", reliability)

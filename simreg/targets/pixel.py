@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from simreg import kernels
-from simreg._checks import check_choice, check_images
-from simreg.targets.base import Target, unit_float
+from simreg._checks import as_float, check_choice, check_images, unit_float
+from simreg.functional import unit_rows
+from simreg.targets.base import Target
 
-PixelCentering = Literal["pool", "image", "none"]
+PixelCentering = Literal["dataset", "image", "none"]
 Color = Literal["gray", "rgb"]
 
 _CHUNK = 1024  # images converted to float at a time
@@ -25,7 +25,7 @@ class PixelTarget(Target):
     .. math:: S^\text{pixel}_{ij} = \cos(p_i - \bar p,\; p_j - \bar p)
 
     Args:
-        centering: ``"pool"`` subtracts the mean image, of the images given to `fit` (a pool fits its target) or else
+        centering: ``"dataset"`` subtracts the mean image, of the images given to `fit` (a pool fits its target) or else
             of the images at hand, as the authors' code does; ``"image"`` each image's own mean; ``"none"`` nothing
             (most similarities are then above 0.8: another method).
         color: ``"gray"`` compares the mean over channels, as the authors' code does; ``"rgb"`` all channels.
@@ -38,8 +38,8 @@ class PixelTarget(Target):
         tensor([ 1., -1.])
     """
 
-    def __init__(self, centering: PixelCentering = "pool", color: Color = "gray") -> None:
-        check_choice("centering", centering, ("pool", "image", "none"))
+    def __init__(self, centering: PixelCentering = "dataset", color: Color = "gray") -> None:
+        check_choice("centering", centering, ("dataset", "image", "none"))
         check_choice("color", color, ("gray", "rgb"))
         self.centering = centering
         self.color = color
@@ -49,7 +49,7 @@ class PixelTarget(Target):
         """A copy that subtracts the mean image of ``images``, shape (N, C, H, W), uint8 or in [0, 1]."""
         check_images("images", images)
         fitted = copy.copy(self)
-        if self.centering == "pool":
+        if self.centering == "dataset":
             chunks = (images[i : i + _CHUNK] for i in range(0, images.shape[0], _CHUNK))
             totals = torch.stack([self._rows(chunk).sum(dim=0, dtype=torch.float64) for chunk in chunks])
             fitted.mean = (totals.sum(dim=0) / images.shape[0]).float()
@@ -62,10 +62,10 @@ class PixelTarget(Target):
         if images is None:
             raise ValueError("images: a pixel target needs the images themselves, in [0, 1]; pass images, not targets.")
         rows = self._rows(check_images("images", images))
-        return kernels.unit_rows(self._centred(rows, images), _NORM_FLOOR)
+        return unit_rows(self._centred(rows, images), _NORM_FLOOR)
 
     def _rows(self, images: Tensor) -> Tensor:
-        values = kernels.as_float(unit_float(images.detach()))
+        values = as_float(unit_float(images.detach()))
         return (values.mean(dim=1) if self.color == "gray" else values).flatten(1)
 
     def _centred(self, rows: Tensor, images: Tensor) -> Tensor:

@@ -1,0 +1,202 @@
+"""How regularization images pass through the model: alone or beside the task, and what batch norm does meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+
+from simreg._checks import describe, unit_float
+from simreg.features import FeatureTap, inert_copy, is_compiled, is_distributed, remove_hooks
+
+BatchNormPolicy = Literal["update", "freeze", "eval", "separate", "official"]
+BATCH_NORM_POLICIES = ("update", "freeze", "eval", "separate", "official")
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def separate_features(
+    tap: FeatureTap,
+    images: Tensor,
+    *,
+    early_exit: bool,
+    policy: BatchNormPolicy,
+    auxiliary: AuxiliaryStatistics | None,
+    guard: RecomputeGuard,
+) -> dict[str, Tensor]:
+    """Features of ``images`` by layer, from a pass of their own.
+
+    Args:
+        tap: Of the model.
+        images: Raw uint8, or as the model takes them.
+        early_exit: Whether the pass ends after the last tapped layer.
+        policy: What the pass does to batch norm.
+        auxiliary: Statistics for ``"separate"``.
+        guard: Against activation checkpointing, under which the policy would be over too early.
+
+    Raises:
+        ValueError: If ``"official"`` has an odd number of images to halve, or a layer did not run.
+    """
+    model = tap.require_model()
+    guard.attach(model)
+    images = as_input(images, model)
+    if policy != "official":
+        with batch_norm_policy(model, policy, auxiliary):
+            return tap.features(images, early_exit=early_exit)
+    if images.shape[0] % 2:
+        raise ValueError(f'batch_norm="official" passes two halves of the batch, got {images.shape[0]} images.')
+    rows, columns = (tap.features(half, early_exit=early_exit) for half in images.chunk(2))
+    return {name: torch.cat([rows[name], columns[name]]) for name in tap.layers}
+
+
+def as_input(images: Tensor, model: nn.Module) -> Tensor:
+    """Images in floating point, of the dtype of ``model``."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return unit_float(images) if weight is None else unit_float(images).to(weight.dtype)
+
+
+def joint_features(tap: FeatureTap, x: Tensor, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    """The model's output for the task images ``x``, and the features of ``images`` by layer, of one pass for both.
+
+    Raises:
+        ValueError: If the images' shapes differ, or a layer did not run.
+        TypeError: If the output holds something else than tensors and plain values.
+    """
+    if images.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"images of shape {tuple(images.shape[1:])} and task images of shape {tuple(x.shape[1:])} cannot "
+            "share a pass: resize one (RegularizationPool(transform=...)), or call reg(batch)."
+        )
+    n, channels_last = x.shape[0], x.is_contiguous(memory_format=torch.channels_last)
+    images = unit_float(images).to(x)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+
+    def task(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part[:n] if part.ndim else part
+        if part is None or isinstance(part, (str, int, float)):
+            return part
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+            return dataclasses.replace(part, **tree_map(task, fields))
+        raise TypeError(
+            f"joint cannot take the task's rows out of the model's output, {describe(part)}: let the model return "
+            "a tensor, or a tuple, dict or dataclass of tensors; or use reg(batch)."
+        )
+
+    with tap.record():
+        output = tap.require_model()(torch.cat([x, images]))
+    return tree_map(task, output), {name: f[n:] for name, f in tap.take().items()}
+
+
+def exits_early(model: nn.Module, early_exit: bool | Literal["auto"]) -> bool:
+    """Whether a pass of its own ends after the last tapped layer."""
+    if early_exit != "auto":
+        return bool(early_exit)
+    # An exception would end the forward of a compiled model in a graph break, and that of a distributed wrapper
+    # before it has prepared the reduction of gradients.
+    return not (is_compiled(model) or is_distributed(model))
+
+
+class AuxiliaryStatistics(nn.Module):
+    """Running statistics of their own for the regularization images, one set for each batch norm of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for i, norm in enumerate(_norms(model)):
+            for name in _STATISTICS:
+                value = getattr(norm, name)
+                self.register_buffer(f"{name}_{i}", None if value is None else value.detach().clone())
+
+    def of(self, index: int) -> dict[str, Tensor | None]:
+        """Buffers of the model's batch norm number ``index``."""
+        return {name: getattr(self, f"{name}_{index}") for name in _STATISTICS}
+
+
+@contextlib.contextmanager
+def batch_norm_policy(
+    model: nn.Module, policy: BatchNormPolicy, auxiliary: AuxiliaryStatistics | None = None
+) -> Iterator[None]:
+    """Apply a policy to the batch norms of ``model`` inside the block; everything is as before afterwards.
+
+    Args:
+        model: Its training mode is not touched, apart from that of batch norms under ``"eval"``.
+        policy: ``"update"`` and ``"official"`` change nothing, ``"freeze"`` normalises by batch statistics without
+            touching buffers, ``"eval"`` by a copy of the running statistics, ``"separate"`` updates ``auxiliary``.
+        auxiliary: Buffers for ``"separate"``.
+    """
+    norms = [] if policy in ("update", "official") else _norms(model)
+    saved = [(n.training, n.track_running_stats, {k: n._buffers.get(k) for k in _STATISTICS}) for n in norms]
+    try:
+        for i, (norm, (_, _, buffers)) in enumerate(zip(norms, saved, strict=True)):
+            if auxiliary is not None:
+                norm._buffers.update(auxiliary.of(i))
+            elif policy == "eval":
+                norm.training = False
+                # Copies: a later training pass updates the buffers in place, unseen by autograd, which would then use
+                # the new values in the backward of this pass.
+                norm._buffers.update({k: None if v is None else v.clone() for k, v in buffers.items()})
+            elif norm.training:  # in eval mode the buffers are read, and not written anyway
+                norm.track_running_stats = False
+        yield
+    finally:
+        for norm, (training, track, buffers) in zip(norms, saved, strict=True):
+            norm.training, norm.track_running_stats = training, track
+            norm._buffers.update(buffers)
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    """Batch norms of ``model`` that keep running statistics, in order."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+class RecomputeGuard:
+    """Refuses to run batch norms of a model in a backward pass, where a policy is over.
+
+    Activation checkpointing runs layers again in backward. They would then normalise otherwise than in the pass that
+    the policy applied to, and update the model's own statistics.
+    """
+
+    def __init__(self, policy: BatchNormPolicy) -> None:
+        self.policy = policy
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+
+    def attach(self, model: nn.Module) -> None:
+        """Watch the batch norms of ``model``; only the first call counts."""
+        if self._finalizer is None:
+            norms = [] if self.policy in ("update", "official") else _norms(model)
+            handles = [norm.register_forward_pre_hook(_RecomputeHook(self.policy)) for norm in norms]
+            self._finalizer = weakref.finalize(self, remove_hooks, handles)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecomputeGuard, (self.policy,)  # a copy watches the copied model from its first pass on
+
+
+class _RecomputeHook:
+    __name__ = "simreg_recompute_hook"  # torch.jit.script asks hooks for their name
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # inside backward
+            raise RuntimeError(
+                f"batch_norm={self.policy!r} cannot be kept under activation checkpointing, which runs layers again in "
+                'backward: use batch_norm="update", or switch checkpointing off.'
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return inert_copy()

@@ -1,0 +1,96 @@
+"""Warnings, in the first steps, about set-ups that train without an error and without effect, or collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from simreg._checks import check_similarities, warn
+
+_CALLS = 20  # whose values are looked at, which on a GPU synchronises
+_RARE = 0.02  # share of ±1 targets from which arctanh makes training collapse; the paper's setting has 0.003
+
+
+class Watch:
+    """Looks at the first penalties of a regularizer."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._extreme: int | None = 0  # ±1 among the targets; None once warned
+        self._targets = 0
+        self._loss: Tensor | None = None
+        self._largest: dict[str, Tensor] = {}  # gradient of each layer's features
+        self._gradients_known = False
+        self._seen, self._steps = -1, 0  # version of a weight, and steps of an optimizer over it
+        self._logits = -1  # their version at first
+
+    def looks(self, device: torch.device) -> bool:
+        """Whether to look at values on ``device`` in this call: where that is free, and in the first ones."""
+        if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            return False
+        return self.calls < _CALLS or device.type == "cpu"
+
+    def targets(self, targets: Tensor, steep: bool) -> None:
+        """Refuse targets that are no similarities; warn if ±1 is not rare among ``steep`` ones, at arctanh's poles."""
+        if not self.looks(targets.device):
+            return
+        check_similarities("targets", targets)
+        if not steep or self._extreme is None or self.calls >= _CALLS:
+            return
+        self._extreme += int((targets.abs() >= 0.999).sum())
+        self._targets += targets.numel()
+        if self._extreme >= max(4.0, _RARE * self._targets):
+            warn(
+                f"{self._extreme} of {self._targets} targets so far are ±1, where arctanh is steepest: training tends "
+                'to collapse. Set target_clamp=0.95, or transform="none" with four times the official alpha.'
+            )
+            self._extreme = None
+
+    def gradients(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
+        """Warn if the first penalty that is differentiated reaches none of the tapped features."""
+        if self._gradients_known or self.calls >= _CALLS:
+            return
+        if self._largest and self._loss is not None:
+            self._gradients_known = True
+            if float(self._loss) > 0 and all(float(value) == 0 for value in self._largest.values()):
+                warn(
+                    f"the gradient of the penalty is zero in all tapped layers ({', '.join(self._largest)}), so it "
+                    "changes nothing: their features are constant or dead. Tap other layers, or mend the initial "
+                    "weights."
+                )
+            self._largest, self._loss = {}, None
+            return
+        self._loss = loss.detach()
+        for name, feature in features.items():
+            if feature.requires_grad:
+                feature.register_hook(_Largest(self._largest, name))  # type: ignore[no-untyped-call]
+
+    def optimizer(self, logits: nn.Parameter, model: nn.Module) -> None:
+        """Warn if an optimizer has stepped twice over ``model`` and never over the logits: steps raise versions."""
+        weight = next((p for p in model.parameters() if p.requires_grad), None)
+        if self._steps == 2 or weight is None or not logits.requires_grad or logits.numel() == 1:
+            return
+        version = weight._version
+        if self._seen < 0:
+            self._logits = logits._version
+        elif version > self._seen:
+            self._steps += 1
+            if self._steps == 2 and logits._version == self._logits:
+                warn(
+                    "no optimizer holds the regularizer's layer logits, so the layer weights stay as they are: add "
+                    'reg.parameter_group() to the optimizer, or set layer_weights="uniform".'
+                )
+        self._seen = version
+
+
+class _Largest:
+    """Gradient hook that notes the largest magnitude, on the device."""
+
+    def __init__(self, largest: dict[str, Tensor], name: str) -> None:
+        self.largest = largest
+        self.name = name
+
+    def __call__(self, grad: Tensor) -> None:
+        self.largest[self.name] = grad.detach().abs().amax()
