@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import simreg
-from simreg._progress import progress
 from simreg.comparison.checkpoints import load_checkpoint, save_checkpoint
+from simreg.robustness._progress import progress
 
 Mode = Literal["same-batch", "separate", "joint"]
 Schedule = Literal["one-cycle", "steps"]

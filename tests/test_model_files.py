@@ -1,6 +1,7 @@
 """Model files: a network and what is needed to use it, without running code from the file."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,18 +10,12 @@ from torch import nn
 from simreg.model_files import load_model, model_record, save_model
 from simreg.nets import ResNet18
 
-pytest.importorskip("safetensors")
+save_file = pytest.importorskip("safetensors.torch").save_file
 ARGUMENTS = {"num_classes": 3, "channels": 1, "width": 8, "stem_stride": 2}
 
 
 def saved(path, **changes):
-    options = {
-        "builder": "simreg.nets:ResNet18",
-        "arguments": ARGUMENTS,
-        "mean": 0.5,
-        "std": [0.2],
-        "classes": ["a", "b", "c"],
-    }
+    options = {"builder": "simreg.nets:ResNet18", "arguments": ARGUMENTS, "mean": 0.5, "std": [0.2], "classes": "abc"}
     model = ResNet18(**ARGUMENTS, seed=3)
     save_model(path, model, **{**options, **changes})
     return model
@@ -39,7 +34,8 @@ def test_loaded_model_answers_as_the_saved_one(tmp_path):
 def test_other_libraries_build_the_network(tmp_path, name):
     library, _, function = name.partition(":")
     module = pytest.importorskip(library)
-    arguments = {"num_classes": 3} if library != "timm" else {"model_name": "resnet10t", "num_classes": 3}
+    arguments = {"weights": None} if library != "timm" else {"model_name": "resnet10t.c3_in1k", "pretrained": False}
+    arguments |= {"num_classes": 3}
     model = getattr(module, function)(**arguments)
     save_model(tmp_path / "net.safetensors", model, builder=name, arguments=arguments)
     found = load_model(tmp_path / "net.safetensors")
@@ -48,28 +44,67 @@ def test_other_libraries_build_the_network(tmp_path, name):
     )
 
 
-@pytest.mark.parametrize("builder", ["os:system", "simreg.nets.os:system", "ResNet18", "simreg.nets:", 3])
-def test_other_builders_are_refused_when_saving(tmp_path, builder):
+def write_by_hand(path, builder, arguments):
+    record = {"format": 1, "builder": builder, "arguments": arguments}
+    record |= {"mean": [0], "std": [1], "classes": [], "info": {}}
+    save_file({"a": torch.zeros(1)}, path, metadata={"simreg_model": json.dumps(record)})
+
+
+@pytest.mark.parametrize(
+    "builder",
+    [
+        "os:system",
+        "ResNet18",
+        "simreg.nets:",
+        "simreg.nets:conv_bn",
+        "timm:models.load_checkpoint",
+        "torchvision.models:get_model",
+        3,
+    ],
+)
+def test_a_file_cannot_make_other_code_run(tmp_path, builder):
     with pytest.raises(ValueError, match="builder must be"):
         saved(tmp_path / "net.safetensors", builder=builder)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_file_cannot_make_other_code_run(tmp_path):
-    from safetensors.torch import save_file
-
-    record = {
-        "format": 1,
-        "builder": "os:system",
-        "arguments": {"command": "true"},
-        "mean": [0],
-        "std": [1],
-        "classes": [],
-        "info": {},
-    }
-    save_file({"a": torch.zeros(1)}, tmp_path / "net.safetensors", metadata={"simreg_model": json.dumps(record)})
+    write_by_hand(tmp_path / "net.safetensors", builder, {"command": "true"})
     with pytest.raises(ValueError, match="builder must be"):
         load_model(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pretrained", True),
+        ("checkpoint_path", "weights.pth"),
+        ("checkpoint_path", 0),
+        ("pretrained_cfg", {"file": "weights.pth"}),
+        ("cache_dir", "/tmp"),
+        ("weights", "DEFAULT"),
+        ("weights_backbone", True),
+        ("model_name", "hf-hub:x/y"),
+        ("model_name", "local-dir:/tmp/x"),
+        ("model_name", "https://example.invalid/x"),
+        ("anything", [1, "text"]),
+    ],
+)
+@pytest.mark.parametrize("builder", ["timm:create_model", "torchvision.models:resnet18"])
+def test_a_file_cannot_make_a_builder_read_files_or_the_network(tmp_path, monkeypatch, builder, name, value):
+    library, _, function = builder.partition(":")
+    monkeypatch.setattr(pytest.importorskip(library), function, lambda **arguments: pytest.fail("was built"))
+    with pytest.raises(ValueError, match=f"arguments: {name}=.*is refused"):
+        saved(tmp_path / "net.safetensors", builder=builder, arguments={name: value})
+    write_by_hand(tmp_path / "net.safetensors", builder, {name: value})
+    with pytest.raises(ValueError, match=f"arguments: {name}=.*is refused"):
+        load_model(tmp_path / "net.safetensors")
+
+
+def test_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    saved(tmp_path / "net.safetensors")
+    before = (tmp_path / "net.safetensors").read_bytes()
+    monkeypatch.setattr(Path, "replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        saved(tmp_path / "net.safetensors", mean=0.1)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_misspelt_builder_lists_near_names(tmp_path):
@@ -84,8 +119,6 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 
 def test_plain_weights_are_no_model_file(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
     assert model_record(tmp_path / "plain.safetensors") is None
     with pytest.raises(ValueError, match="not what builds the network"):
@@ -100,8 +133,7 @@ def test_damaged_files_say_so(tmp_path, content):
 
 
 def test_truncated_weights_say_so(tmp_path):
-    path = tmp_path / "net.safetensors"
-    saved(path)
+    saved(path := tmp_path / "net.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="do not fit"):
         load_model(path)

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from simreg._images import resize, with_channels
 from simreg.comparison import Recipe
 from simreg.comparison.recipe import DIGIT_LIKE
-from simreg.data import DATASETS, ImageSplit, load_split
+from simreg.data import DATASETS, ImageSplit, load_split, resize, with_channels
 from simreg.evaluation.data import read_arrays
 
 _ARRAYS = "an .npz with train_images, train_labels, test_images, test_labels"

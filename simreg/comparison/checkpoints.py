@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from simreg._hashing import sha256_of
+from simreg.robustness._hashing import sha256_of
 from simreg.robustness.storage import replace_file
 
 

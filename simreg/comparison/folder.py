@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from simreg._hashing import sha256_of
 from simreg.data import ImageSplit
 from simreg.robustness import read_results, write_results
+from simreg.robustness._hashing import sha256_of
 
 
 def claim_folder(out: Path, identity: Mapping[str, Any]) -> None:

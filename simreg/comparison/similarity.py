@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import simreg
 from simreg._checks import check_choice
-from simreg._images import resize, with_channels
 from simreg.comparison.augment import crop_and_flip
 from simreg.comparison.objectives import MODES, SimilarityObjective
 from simreg.comparison.recipe import Recipe, Split, derive_seed, normalise
+from simreg.data import resize, with_channels
 
 TARGETS = ("pixel", "threshold", "label", "neural")
 

@@ -7,12 +7,12 @@ import re
 from math import ceil
 from pathlib import Path
 
-from simreg._progress import progress as show_progress
 from simreg.comparison.methods import parse_method
 from simreg.comparison.nets import Workshop
 from simreg.comparison.recipe import DIGIT_LIKE, Network, Recipe, Split
 from simreg.evaluation import EvaluationData, surrogate_from
 from simreg.robustness import Surrogate
+from simreg.robustness._progress import progress as show_progress
 
 SEED = 100
 WIDTH = 16

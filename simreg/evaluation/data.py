@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, check_images, check_unit_range
-from simreg._hashing import sha256_of
 from simreg.data import DATASETS, load_split, split_key
 from simreg.evaluation.suites import DIGITS
+from simreg.robustness._hashing import sha256_of
 
 
 @dataclass(frozen=True)

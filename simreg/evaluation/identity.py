@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from simreg._hashing import sha256_of
 from simreg.evaluation.suites import Subject
 from simreg.robustness import Classifier, ExpectedClassifier
 from simreg.robustness._generators import seeded_generators
+from simreg.robustness._hashing import sha256_of
 from simreg.robustness._input_gradient import input_gradient
 from simreg.robustness._surrogate import weights_fingerprint
 from simreg.robustness.classifier import unit_float

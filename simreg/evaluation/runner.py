@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import torch
 
 from simreg._checks import describe, warn
-from simreg._progress import progress as show_progress
 from simreg.evaluation.hardware import hardware
 from simreg.evaluation.identity import fingerprint
 from simreg.evaluation.memory import fitting_batch
 from simreg.evaluation.suites import RESULTS, Measurement, Result, Subject, Suite
 from simreg.robustness import read_results, write_results
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness.classifier import batches, check_evaluation_set
 from simreg.robustness.storage import versions
 

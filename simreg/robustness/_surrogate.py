@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from simreg._checks import describe, warn
-from simreg._hashing import sha256_of
+from simreg.robustness._hashing import sha256_of
 from simreg.robustness.classifier import Classifier, as_classifier
 from simreg.robustness.storage import replace_file
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simreg._progress import progress as show_progress
 from simreg.robustness._auto_pgd import project
 from simreg.robustness._input_gradient import GradientHealth, input_gradient
 from simreg.robustness._norms import Norm, perturbation_norm
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness._tally import check_budget
 from simreg.robustness.classifier import Classifier, batches, check_count, check_evaluation_set, unit_float
 from simreg.robustness.results import Sweep

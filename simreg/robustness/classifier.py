@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simreg._checks import check_images, check_positive, check_tensor, check_unit_range, describe
-from simreg._progress import progress as show_progress
+from simreg.robustness._progress import progress as show_progress
 
 Model = Callable[[Tensor], Tensor]
 """Any callable that maps images in [0, 1], (N, C, H, W), to logits (N, K)."""

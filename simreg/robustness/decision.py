@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simreg._progress import progress as show_progress
 from simreg.robustness._boundary import (
     STATS_EVERY,
     Run,
@@ -20,6 +19,7 @@ from simreg.robustness._boundary import (
     merge_repeats,
     record_results,
 )
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness._random import check_seed, derive_seed, seeded_global_rng
 from simreg.robustness._starts import StartFinder
 from simreg.robustness._tally import indices_of

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, check_positive
-from simreg._progress import progress as show_progress
 from simreg.robustness._input_gradient import GradientHealth, input_gradient
 from simreg.robustness._norms import NORMS, Norm, ascent_direction, perturbation_norm
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness._tally import Tally, check_epsilons
 from simreg.robustness.classifier import (
     Classifier,

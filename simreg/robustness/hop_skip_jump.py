@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice
-from simreg._progress import progress as show_progress
 from simreg.robustness._boundary import (
     LENGTHENED,
     Run,
@@ -21,6 +20,7 @@ from simreg.robustness._boundary import (
 )
 from simreg.robustness._hop_skip_jump import HopSkipJump
 from simreg.robustness._norms import NORMS, Norm, row_norms
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness._random import check_seed, derive_seed
 from simreg.robustness._starts import StartFinder
 from simreg.robustness._tally import indices_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, check_images, check_positive, check_unit_range, describe
-from simreg._progress import progress as show_progress
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness._random import Draw, check_seed, derive_seed, draw_per_image
 from simreg.robustness._tally import Tally, check_epsilons, indices_of
 from simreg.robustness.classifier import (

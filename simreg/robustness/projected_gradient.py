@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simreg._checks import check_choice, check_positive
-from simreg._progress import progress as show_progress
 from simreg.robustness._input_gradient import GradientHealth, input_gradient
 from simreg.robustness._norms import NORMS, Norm, ascent_direction, per_row, perturbation_norm, row_norms, unit
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness._random import check_seed, derive_seed, draw_per_image
 from simreg.robustness._tally import Tally, check_budget, check_epsilons, indices_of
 from simreg.robustness.classifier import (

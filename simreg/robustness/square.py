@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, check_positive
-from simreg._progress import progress as show_progress
 from simreg.robustness._joining import query_summary
 from simreg.robustness._norms import NORMS, Norm, perturbation_norm
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness._random import check_seed
 from simreg.robustness._square import Square
 from simreg.robustness._tally import Tally, check_budget, check_epsilons, indices_of

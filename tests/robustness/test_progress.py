@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from simreg import _progress
-from simreg._progress import progress
+from simreg.robustness import _progress
+from simreg.robustness._progress import progress
 
 
 class Clock:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, describe
-from simreg._progress import progress as show_progress
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness.classifier import Model, as_classifier, batches, check_count, count_correct, unit_float
 from simreg.robustness.corruptions.apply import CORRUPTIONS, SEVERITIES, Corruption, check_severity
 from simreg.robustness.corruptions.result import CorruptionResult

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, describe
-from simreg._progress import progress as show_progress
+from simreg.robustness._progress import progress as show_progress
 from simreg.robustness._random import check_seed
 from simreg.robustness.classifier import (
     Model,
