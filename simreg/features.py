@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from simreg._checks import describe
-from simreg.layers import auto_layers, early_layers, layer_modules, match_layers
+from simreg.layers import layer_modules, resolve_layers
 
 Select = Callable[[Any], Tensor] | int | str
 
@@ -37,8 +38,10 @@ class _Recorder:
         self.clone: dict[bool, list[bool]] = {}
         self.originals: dict[int, tuple[Tensor, int]] = {}
 
-    def begin(self) -> None:
+    def begin(self, *_: Any) -> None:
         """Count a forward pass of the whole model; features of a second one would be lost."""
+        if not self.armed or torch.compiler.is_compiling():
+            return
         self.passes += 1
         if self.passes > 1:
             raise RuntimeError(
@@ -46,9 +49,9 @@ class _Recorder:
                 "batches that belong together into one."
             )
 
-    def record(self, index: int, output: Any) -> None:
-        """Keep the features in ``output``."""
-        if index in self.features:  # a module that runs several times in a pass is read at its first run
+    def record(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
+        """Keep the features in the ``output`` of layer ``index``."""
+        if not self.armed or index in self.features:  # a module that runs several times is read at its first run
             return
         select = self.selects[index]
         if select is not None:
@@ -89,37 +92,20 @@ class _Recorder:
         return features
 
 
-class _RecordingHook:
-    """Forward hook of one tapped layer; copies and pickles of a model hold a no-op instead."""
+class Hook:
+    """A hook that calls a function of ours; copies and pickles of its module hold one that does nothing instead."""
 
-    __name__ = "simreg_recording_hook"  # torch.jit.script asks hooks for their name
+    __name__ = "simreg_hook"  # torch.jit.script asks hooks for their name
 
-    def __init__(self, index: int, recorder: _Recorder) -> None:
-        self.index = index
-        self.recorder = recorder
+    def __init__(self, call: Callable[..., None]) -> None:
+        self.call = call
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.recorder.armed:
-            self.recorder.record(self.index, output)
+    def __call__(self, *args: Any) -> None:  # noqa: D102
+        self.call(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return inert_copy()
-
-
-class _PassHook:
-    """Forward pre-hook of the tapped model."""
-
-    __name__ = "simreg_pass_hook"
-
-    def __init__(self, recorder: _Recorder) -> None:
-        self.recorder = recorder
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self.recorder.armed and not torch.compiler.is_compiling():
-            self.recorder.begin()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return inert_copy()
+        # Takes any arguments and returns None, as hooks may, and needs no simreg to unpickle.
+        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class FeatureTap:
@@ -175,8 +161,9 @@ class FeatureTap:
         model = self.require_model()
         modules = layer_modules(model)
         self.modules = [modules[name] for name in self.layers]
-        handles = [m.register_forward_hook(_RecordingHook(i, self._recorder)) for i, m in enumerate(self.modules)]
-        handles.append(model.register_forward_pre_hook(_PassHook(self._recorder)))
+        record, begin = self._recorder.record, self._recorder.begin
+        handles = [m.register_forward_hook(Hook(partial(record, i))) for i, m in enumerate(self.modules)]
+        handles.append(model.register_forward_pre_hook(Hook(begin)))
         self._finalizer = weakref.finalize(self, remove_hooks, handles)
 
     @property
@@ -188,11 +175,8 @@ class FeatureTap:
     def record(self, *, early_exit: bool = False) -> Iterator[None]:
         """Record the one forward pass that runs inside the block; `take` then gives the features.
 
-        Args:
-            early_exit: End that pass, and the block with it, once every tapped layer has run.
-
-        Raises:
-            RuntimeError: If the tap is closed or is recording already, or the model runs twice.
+        With ``early_exit`` that pass, and the block with it, end once every tapped layer has run. Raises RuntimeError
+        if the tap is closed or is recording already, or the model runs twice.
         """
         self.require_model()
         if self._finalizer is None:
@@ -224,18 +208,9 @@ class FeatureTap:
         return {name: features[i] for i, name in enumerate(self.layers)}
 
     def features(self, images: Tensor, *, early_exit: bool = False) -> dict[str, Tensor]:
-        """Run the model on ``images`` and return the features of the tapped layers.
+        """Run the model on ``images`` (N, ...): features (N, ...) by layer name, attached to the graph of the pass.
 
-        Args:
-            images: Input of the model, shape (N, ...).
-            early_exit: Stop the forward pass once every tapped layer has run.
-
-        Returns:
-            Features by layer name, shape (N, ...) each, attached to the graph of the pass.
-
-        Raises:
-            ValueError: If a tapped layer did not run.
-            RuntimeError: If the tap is closed.
+        With ``early_exit`` the pass ends once every tapped layer has run. Raises as `record` and `take`.
         """
         with self.record(early_exit=early_exit):
             self.require_model()(images)
@@ -253,9 +228,10 @@ class FeatureTap:
         self._recorder.features.clear()
         self._recorder.originals.clear()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         # A copy taps the copied model; hooks do not travel with modules.
-        return _rebuild, (self.model, self.layers, self._select)
+        fresh = _Recorder(self._recorder.selects, self.layers)
+        return {**self.__dict__, "modules": [], "_recorder": fresh, "_finalizer": None}
 
     def __enter__(self) -> FeatureTap:
         return self
@@ -264,11 +240,7 @@ class FeatureTap:
         self.close()
 
     def require_model(self) -> nn.Module:
-        """The tapped model.
-
-        Raises:
-            RuntimeError: If the tap is closed.
-        """
+        """The tapped model; RuntimeError if the tap is closed."""
         if self.model is None:
             raise RuntimeError("the tap is closed: its hooks are removed. Create a new one.")
         return self.model
@@ -284,18 +256,6 @@ class FeatureTap:
                 "Create the regularizer or tap first, or call torch._dynamo.reset() after creating it."
             )
         return message
-
-
-def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
-    """Names of the layers that ``layers`` asks for; see `FeatureTap`."""
-    if layers == "auto":
-        return auto_layers(model)
-    if layers == "early":
-        return early_layers(model)
-    patterns = [layers] if isinstance(layers, str) else list(layers)
-    if not patterns or not all(isinstance(p, str) for p in patterns):
-        raise TypeError(f'layers must be layer names, patterns, "auto" or "early", got {layers!r}.')
-    return match_layers(model, patterns)
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -325,13 +285,6 @@ def first_tensor(output: Any) -> Any:
     return output
 
 
-def _rebuild(model: nn.Module | None, layers: list[str], select: Select | Mapping[str, Select] | None) -> FeatureTap:
-    tap = FeatureTap.__new__(FeatureTap)
-    tap.model, tap.layers, tap.modules = model, layers, []
-    tap._select, tap._recorder, tap._finalizer = select, _Recorder(_selects(select, layers), layers), None
-    return tap
-
-
 def check_features(layer: str, features: Tensor, n: int, device: torch.device) -> None:
     """Raise unless the features of ``layer`` are rows of ``n`` images on ``device`` that carry a gradient."""
     if features.ndim < 2 or features.shape[0] != n or not features.is_floating_point():
@@ -350,14 +303,6 @@ def check_features(layer: str, features: Tensor, n: int, device: torch.device) -
             "layers up to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides "
             "the graph (use_reentrant=False mends that). Tap a layer after the frozen ones."
         )
-
-
-def inert_copy() -> tuple[Any, ...]:
-    """Result of ``__reduce__`` for a hook whose copies and pickles do nothing.
-
-    ``nullcontext().__exit__`` takes any arguments and returns None, as hooks may, and needs no simreg to unpickle.
-    """
-    return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 def remove_hooks(handles: Iterable[RemovableHandle]) -> None:

@@ -2,6 +2,7 @@ r"""The mathematics of similarity regularization as pure functions.
 
 Shapes, here and everywhere in simreg: N images, P pairs of images, D units of a layer (its activation of one image,
 flattened), C channels, H height, W width, L layers, T repeats of a stimulus, A neurons, R units of a representation.
+Results are float32 for half-precision input, else of the input's dtype.
 
 Sources: Li et al. 2019, "Learning from brains how to regularize machines" (https://arxiv.org/abs/1911.05072), and
 Attias, Pehlevan and Obeid, "Pixel-Based Similarities as an Alternative to Neural Data for Improving Convolutional
@@ -28,19 +29,11 @@ CENTERINGS = ("channel", "batch", "image", "none")
 CONVENTIONS = ("official", "paper", "mean")
 TRANSFORMS = ("arctanh", "none")
 
-FISHER_EPS = 1e-5  # the authors' constant
-_NORM_FLOOR = 1e-8
-_DENSE = 64  # a matrix of up to 64 entries for each wanted pair costs less than copies of both rows
-
 
 def center_features(
-    features: Tensor,
-    centering: Centering = "batch",
-    *,
-    mean: Tensor | None = None,
-    channel_dim: int = 1,
+    features: Tensor, centering: Centering = "batch", *, mean: Tensor | None = None, channel_dim: int = 1
 ) -> Tensor:
-    r"""Subtract a mean from the features of N images and flatten them to rows.
+    r"""Subtract a mean from the features of N images and flatten them to rows (N, D).
 
     .. math:: x_{id} \leftarrow x_{id} - \mu_{id}, \qquad
         \mu_{id} = \tfrac{1}{N}\sum_j x_{jd} \text{ (batch)}, \quad
@@ -55,9 +48,6 @@ def center_features(
             positions. Given a running mean, this is the authors' centring.
         channel_dim: Dimension of ``features`` that holds the channels.
 
-    Returns:
-        Shape (N, D); float32 for half-precision input, else the input's dtype.
-
     Raises:
         ValueError: If ``features`` has no unit dimension, or ``mean`` does not have one entry per channel.
 
@@ -66,8 +56,7 @@ def center_features(
         tensor([[-1.,  1.],
                 [-2.,  2.]])
     """
-    check_choice("centering", centering, CENTERINGS)
-    _check_features(features)
+    _check_features(features, centering)
     if mean is not None and mean.shape != (features.shape[channel_dim],):
         raise ValueError(f"mean must have shape ({features.shape[channel_dim]},), got {describe(mean)}.")
     moved = features.movedim(channel_dim, 1)  # (N, C, ...)
@@ -75,7 +64,8 @@ def center_features(
     return rows.view(moved.shape).movedim(1, channel_dim).flatten(1)
 
 
-def _check_features(features: Tensor) -> None:
+def _check_features(features: Tensor, centering: str) -> None:
+    check_choice("centering", centering, CENTERINGS)
     if check_tensor("features", features).ndim < 2 or 0 in features.shape:
         raise ValueError(
             f"features must have shape (N, ...) with at least one image and one unit, got {describe(features)}."
@@ -87,7 +77,7 @@ def _check_features(features: Tensor) -> None:
 def pairwise_cosine(
     features: Tensor, *, centering: Centering = "batch", eps: float = 1e-8, backend: Backend = "auto"
 ) -> Tensor:
-    r"""Cosine similarity of every pair of images: the representational similarity matrix (RSM) of one layer.
+    r"""Cosine similarity of every pair of images, (N, N): the representational similarity matrix (RSM) of one layer.
 
     .. math:: S_{ij} = \frac{\langle x_i, x_j \rangle}{\max(\|x_i\|, \epsilon)\,\max(\|x_j\|, \epsilon)}
 
@@ -96,9 +86,6 @@ def pairwise_cosine(
         centering: What is subtracted first, see `center_features`.
         eps: Floor on a row's norm, in units of ``features``; an all-zero row has similarity 0, not NaN.
         backend: ``"auto"``, ``"reference"``, ``"torch"`` or ``"triton"``, see `simreg.kernels.products`.
-
-    Returns:
-        Shape (N, N), symmetric, in [-1, 1]; float32 for half-precision input, else the input's dtype.
 
     Raises:
         ValueError: If ``features`` has no unit dimension, or a choice is unknown.
@@ -110,8 +97,7 @@ def pairwise_cosine(
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    check_choice("centering", centering, CENTERINGS)
-    _check_features(features)
+    _check_features(features, centering)
     gram = kernels.products(features, centering=centering, paired=False, backend=backend)
     return _cosine(gram, *_squares(gram), eps, features.dtype).to(work_dtype(features))
 
@@ -124,32 +110,23 @@ def paired_cosine(
     eps: float = 1e-8,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""Cosine similarity of chosen pairs of images in one layer.
-
-    .. math:: S_p = \frac{\langle x_i, x_j \rangle}{\max(\|x_i\|, \epsilon)\,\max(\|x_j\|, \epsilon)},
-        \quad (i, j) = \text{pair } p
+    r"""Cosine similarity of chosen pairs of images in one layer, (P,): entries of `pairwise_cosine`.
 
     Args:
         features: Shape (N, ...), any floating dtype; flattened to (N, D).
         pairs: Shape (P, 2), int64: the two images of each pair. By default N = 2k and image i is paired with k + i.
         centering: What is subtracted first, see `center_features`; means are over all N images.
-        eps: Floor on a row's norm, in units of ``features``.
-        backend: ``"auto"``, ``"reference"``, ``"torch"`` or ``"triton"``, see `simreg.kernels.products`.
-
-    Returns:
-        Shape (P,), in [-1, 1]; float32 for half-precision input, else the input's dtype.
+        eps: As for `pairwise_cosine`.
+        backend: As for `pairwise_cosine`.
 
     Raises:
         ValueError: If ``features`` has no unit dimension, or N is odd and ``pairs`` is not given.
-
-    Source: the paper, S^CNN-l.
 
     Example:
         >>> paired_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, -1.0]]), centering="none")
         tensor([ 1., -1.])
     """
-    check_choice("centering", centering, CENTERINGS)
-    _check_features(features)
+    _check_features(features, centering)
     n = features.shape[0]
     if pairs is not None:
         check_pairs(pairs, n)
@@ -166,10 +143,10 @@ def similarity(
     running_mean: Tensor | None = None,
     momentum: float = 0.1,
     channel_dim: int = 1,
-    eps: float = _NORM_FLOOR,
+    eps: float = 1e-8,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""Cosine similarity of pairs of images in one layer, as `SimilarityRegularizer` calls it: nothing is checked.
+    r"""Cosine similarity of pairs of images in one layer, (P,), as `SimilarityRegularizer` calls it, unchecked.
 
     .. math:: S_p = \frac{\langle x_i - m,\, x_j - m \rangle}{\|x_i - m\|\,\|x_j - m\|}, \qquad
         m_c \leftarrow 0.9\, m_c + 0.1 \operatorname{mean}_{i, \text{positions}} x_{ic} \text{ before}
@@ -186,7 +163,7 @@ def similarity(
         backend: See `simreg.kernels.products`.
 
     Returns:
-        Shape (P,), in [-1, 1]; float64, since near ±1 the Fisher transform needs the digits.
+        Float64, since near ±1 the Fisher transform needs the digits.
 
     Source: the paper, S^CNN-l; the running mean is that of the authors' code.
 
@@ -195,12 +172,13 @@ def similarity(
         >>> similarity(torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]]), running_mean=mean, momentum=1.0), mean
         (tensor([-1.], dtype=torch.float64), tensor([2.]))
     """
-    options: dict[str, Any] = {"centering": centering, "running_mean": running_mean, "momentum": momentum}
-    if pairs is not None and features.shape[0] ** 2 > _DENSE * pairs.shape[0]:  # few of many: copies of their rows
+    how: dict[str, Any] = {"centering": centering, "running_mean": running_mean, "momentum": momentum}
+    how["channel_dim"] = channel_dim
+    if pairs is not None and not is_dense(features.shape[0], pairs):
         rows, axis = kernels.as_rows(features, channel_dim)
         features = centred(rows, axis, centering, running_mean, momentum)[pairs.T.flatten()]
-        options, pairs = {"centering": "none"}, None
-    found = kernels.products(features, channel_dim=channel_dim, paired=pairs is None, backend=backend, **options)
+        how, pairs = {"centering": "none"}, None
+    found = kernels.products(features, paired=pairs is None, backend=backend, **how)
     if pairs is None:
         product, first, second = found.unbind(0)
         return _cosine(product, first, second, eps, features.dtype)
@@ -229,9 +207,13 @@ def _bounded(similarity: Tensor, slack: float = 0.0) -> Tensor:
     """
     with torch.no_grad():
         value = similarity.clamp(-1.0, 1.0)
-        value = torch.where(value.abs() > 1.0 - slack, value.sign(), value)
-        change = value - similarity
+        change = torch.where(value.abs() > 1.0 - slack, value.sign(), value) - similarity
     return similarity + change
+
+
+def is_dense(n: int, pairs: Tensor) -> bool:
+    """Whether a matrix of ``n`` images costs less than copies of both rows of ``pairs`` (P, 2)."""
+    return n * n <= 64 * pairs.shape[0]
 
 
 def unit_rows(rows: Tensor, eps: float) -> Tensor:
@@ -243,14 +225,7 @@ def unit_rows(rows: Tensor, eps: float) -> Tensor:
 
 
 def all_pairs(n: int, device: torch.device | None = None) -> Tensor:
-    """Every pair i < j of ``n`` images, ordered by i, then j.
-
-    Args:
-        n: Number of images.
-        device: Where the result lives.
-
-    Returns:
-        Shape (n (n - 1) / 2, 2), int64.
+    """Every pair i < j of ``n`` images, ordered by i, then j: shape (n (n - 1) / 2, 2), int64.
 
     Example:
         >>> all_pairs(3).tolist()
@@ -260,16 +235,13 @@ def all_pairs(n: int, device: torch.device | None = None) -> Tensor:
 
 
 def mix_similarities(similarities: Tensor, layer_logits: Tensor) -> Tensor:
-    r"""Weighted mean of layer similarities.
+    r"""Weighted mean of layer similarities, of the shape of one layer's.
 
     .. math:: S = \sum_l \gamma_l S^{(l)}, \qquad \gamma = \operatorname{softmax}(\text{layer\_logits})
 
     Args:
         similarities: Shape (L, ...): one similarity vector (P,) or matrix (N, N) per layer.
         layer_logits: Shape (L,).
-
-    Returns:
-        The shape of one layer's similarity.
 
     Raises:
         ValueError: If the numbers of layers differ.
@@ -281,38 +253,31 @@ def mix_similarities(similarities: Tensor, layer_logits: Tensor) -> Tensor:
         tensor([0.5000, 0.5000])
     """
     if layer_logits.shape != similarities.shape[:1]:
+        layers = similarities.shape[0]
         raise ValueError(
-            f"layer_logits must have one entry for each of the {similarities.shape[0]} layers, "
-            f"got {describe(layer_logits)}."
+            f"layer_logits must have one entry for each of the {layers} layers, got {describe(layer_logits)}."
         )
     with torch.autocast(similarities.device.type, enabled=False):
         weights = torch.softmax(layer_logits.to(similarities.dtype), dim=0)
         return (weights.reshape(-1, *[1] * (similarities.ndim - 1)) * similarities).sum(dim=0)
 
 
-def fisher_z(similarity: Tensor, *, convention: Convention = "official", eps: float = FISHER_EPS) -> Tensor:
-    r"""Fisher z-transform of similarities, with its poles at ±1 moved out of reach.
+def fisher_z(similarity: Tensor, *, convention: Convention = "official", eps: float = 1e-5) -> Tensor:
+    r"""Fisher z-transform of similarities of any shape, with its poles at ±1 moved out of reach.
 
-    .. math:: z_\text{official}(s) = \ln(1 + s + \epsilon) - \ln(1 - s + \epsilon) \approx 2 \operatorname{arctanh}(s)
-
-    The authors' code leaves out the ½ of arctanh; the conventions ``"paper"`` and ``"mean"`` put it back:
-    :math:`z = \tfrac{1}{2} z_\text{official}`.
+    .. math:: z_\text{official}(s) = \ln(1 + s + \epsilon) - \ln(1 - s + \epsilon) \approx 2 \operatorname{arctanh}(s),
+        \qquad z_\text{paper} = z_\text{mean} = \tfrac{1}{2} z_\text{official}
 
     Args:
         similarity: Any shape; clamped to [-1, 1] first.
-        convention: ``"official"``, ``"paper"`` or ``"mean"``.
-        eps: Margin of the poles: at s = ±1 the official value is ±12.2 and the slope 1e5 for the default 1e-5.
-
-    Returns:
-        The shape of ``similarity``; float32 for half-precision input, else the input's dtype.
+        convention: ``"official"`` (the authors' code leaves out the ½ of arctanh), ``"paper"`` or ``"mean"``.
+        eps: Margin of the poles: at s = ±1 the official value is ±12.2 and the slope 1e5 for the authors' 1e-5.
 
     Source: the paper, L_sim; ``eps`` and the missing ½ are those of the authors' code.
 
     Example:
         >>> fisher_z(torch.tensor([0.0, 0.5, 1.0]))
         tensor([ 0.0000,  1.0986, 12.2061])
-        >>> fisher_z(torch.tensor([0.5]), convention="mean")
-        tensor([0.5493])
     """
     check_choice("convention", convention, CONVENTIONS)
     s = _bounded(as_float(similarity))
@@ -331,7 +296,7 @@ def similarity_loss(
     transform: Transform = "arctanh",
     target_clamp: float | None = None,
 ) -> Tensor:
-    r"""Squared difference of similarities and targets, after the Fisher transform.
+    r"""Squared difference of similarities and targets, after the Fisher transform; a scalar.
 
     .. math::
         L_\text{official} = \frac{1}{P} \sum_p \big(2\,\mathrm{arctanh}\,S_p - 2\,\mathrm{arctanh}\,T_p\big)^2, \quad
@@ -348,9 +313,6 @@ def similarity_loss(
             so ``"official"`` and ``"mean"`` agree.
         target_clamp: Bound on the targets' magnitude in (0, 1], such as 0.95; None leaves them.
 
-    Returns:
-        A scalar; float32 for half-precision input, else the input's dtype.
-
     Raises:
         ValueError: If the shapes differ, a matrix is not square, there are no pairs, or a choice is unknown.
 
@@ -364,16 +326,13 @@ def similarity_loss(
     check_choice("convention", convention, CONVENTIONS)
     clamp = check_clamp(target_clamp)
     if similarity.shape != target.shape:
-        raise ValueError(
-            f"similarity and target must have one shape, got {describe(similarity)} and {describe(target)}."
-        )
+        both = f"{describe(similarity)} and {describe(target)}"
+        raise ValueError(f"similarity and target must have one shape, got {both}.")
     if similarity.ndim == 2 and similarity.shape[0] == similarity.shape[1]:
         i, j = all_pairs(similarity.shape[0], similarity.device).unbind(1)  # the rest follows by symmetry
         similarity, target = similarity[i, j], target[i, j]
     if similarity.ndim != 1 or similarity.numel() == 0:
-        raise ValueError(
-            f"similarity must hold at least one pair, shape (P,) or a square matrix (N, N), got {describe(similarity)}."
-        )
+        raise ValueError(f"similarity must hold at least one pair, (P,) or square (N, N), got {describe(similarity)}.")
     # Both in one dtype: half-precision targets would otherwise shift the difference.
     dtype = torch.promote_types(torch.promote_types(similarity.dtype, target.dtype), torch.float32)
     similarity, target = similarity.to(dtype), target.detach().to(dtype)
@@ -395,14 +354,9 @@ def check_clamp(target_clamp: float | None) -> float | None:
 
 
 def convert_alpha(
-    alpha: float,
-    source: Convention,
-    to: Convention,
-    pairs: int | None = None,
-    *,
-    transform: Transform = "arctanh",
+    alpha: float, source: Convention, to: Convention, pairs: int | None = None, *, transform: Transform = "arctanh"
 ) -> float:
-    r"""The ``alpha`` that gives the same ``alpha * L_sim`` under another convention.
+    r"""The ``alpha`` that gives the same ``alpha * L_sim`` under the convention ``to`` instead of ``source``.
 
     .. math:: \alpha_\text{mean} = 4\,\alpha_\text{official} = 2 P\,\alpha_\text{paper}
 
@@ -413,17 +367,12 @@ def convert_alpha(
         pairs: P, the unordered pairs of a step; needed to or from ``"paper"``, whose sum grows with them.
         transform: Without arctanh the official factor of 4 is 1.
 
-    Returns:
-        The strength under the convention ``to``.
-
     Raises:
         ValueError: If a convention is unknown, or ``pairs`` is missing or not positive.
 
     Example:
-        >>> convert_alpha(10.0, "official", "mean")
-        40.0
-        >>> convert_alpha(10.0, "official", "paper", pairs=16)
-        1.25
+        >>> convert_alpha(10.0, "official", "mean"), convert_alpha(10.0, "official", "paper", pairs=16)
+        (40.0, 1.25)
     """
     check_choice("transform", transform, TRANSFORMS)
     factor = {"mean": 1.0, "official": 4.0 if transform == "arctanh" else 1.0}
@@ -437,18 +386,15 @@ def convert_alpha(
 
 
 def response_reliability(responses: Tensor) -> Tensor:
-    r"""Reliability weight of every neuron: how much of its response is driven by the image.
+    r"""Reliability weight of every neuron, (A,), at least 0: how much of its response is driven by the image.
 
     .. math:: w_a = \sigma_a / \eta_a, \qquad
         \sigma_a^2 = \operatorname{Var}_i\big(\operatorname{mean}_t r_{tia}\big), \quad
         \eta_a^2 = \operatorname{mean}_i\big(\operatorname{Var}_t r_{tia}\big)
 
     Args:
-        responses: Shape (T, N, A): T >= 2 repeats of N >= 2 images, A neurons. NaN marks a missing repeat.
-
-    Returns:
-        Shape (A,), at least 0. A neuron without any trial-to-trial variance is silent or was not recorded with
-        repeats, and weighs 0.
+        responses: Shape (T, N, A): T >= 2 repeats of N >= 2 images, A neurons. NaN marks a missing repeat. A neuron
+            without any variance over trials is silent or was not recorded with repeats, and weighs 0.
 
     Raises:
         ValueError: If the shape is not (T, N, A) with T >= 2 and N >= 2.
@@ -456,8 +402,7 @@ def response_reliability(responses: Tensor) -> Tensor:
     Source: Li et al. 2019, section on similarity of neural responses.
 
     Example:
-        >>> signal = torch.tensor([[[0.0], [2.0]], [[1.0], [3.0]]])  # two repeats, two images, one neuron
-        >>> response_reliability(signal)
+        >>> response_reliability(torch.tensor([[[0.0], [2.0]], [[1.0], [3.0]]]))  # two repeats, two images, one neuron
         tensor([2.])
     """
     if responses.ndim != 3 or responses.shape[0] < 2 or responses.shape[1] < 2:
@@ -474,16 +419,13 @@ def response_reliability(responses: Tensor) -> Tensor:
 
 
 def response_representation(responses: Tensor, weights: Tensor | None = None) -> Tensor:
-    r"""Unit vector of every image in the space of neurons; inner products are the neural similarity.
+    r"""Unit vector of every image in the space of neurons, (N, A); inner products are the neural similarity.
 
     .. math:: x_{ia} = w_a (r_{ia} - \operatorname{mean}_j r_{ja}), \qquad \hat{x}_i = x_i / \|x_i\|
 
     Args:
-        responses: Shape (N, A), recorded or predicted responses.
+        responses: Shape (N, A), recorded or predicted. An image whose centred response is all zero has a zero row.
         weights: Shape (A,), such as `response_reliability`; by default 1.
-
-    Returns:
-        Shape (N, A); an image whose centred response is all zero has a zero row.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -497,12 +439,12 @@ def response_representation(responses: Tensor, weights: Tensor | None = None) ->
     """
     if responses.ndim != 2:
         raise ValueError(f"responses must have shape (N, A), got {describe(responses)}.")
-    values = as_float(responses)
-    centred = values - values.mean(dim=0, keepdim=True)
+    rows = as_float(responses)
+    rows = rows - rows.mean(dim=0, keepdim=True)
     if weights is not None:
-        if weights.shape != (values.shape[1],):
+        if weights.shape != (rows.shape[1],):
             raise ValueError(
-                f"weights must have one entry for each of the {values.shape[1]} neurons, got {describe(weights)}."
+                f"weights must have one entry for each of the {rows.shape[1]} neurons, got {describe(weights)}."
             )
-        centred = centred * weights.to(centred)
-    return unit_rows(centred, eps=1e-12)
+        rows = rows * weights.to(rows)
+    return unit_rows(rows, eps=1e-12)

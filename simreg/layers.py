@@ -45,12 +45,18 @@ def _clean(name: str, wrapper_paths: set[str]) -> str:
     return ".".join(s for s, path in zip(segments, paths, strict=True) if path not in wrapper_paths)
 
 
-def match_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of ``model``'s layers that equal a name or match a glob of ``patterns``, each once, in the order given.
+def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
+    """Names of the layers that ``layers`` asks for, each once: names, globs, ``"auto"`` or ``"early"``.
 
     Raises:
-        ValueError: If a pattern matches nothing; near matches are listed.
+        ValueError: If a name or glob matches nothing; near matches are listed.
+        TypeError: If ``layers`` are no names.
     """
+    if layers in ("auto", "early"):
+        return auto_layers(model) if layers == "auto" else early_layers(model)
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    if not patterns or not all(isinstance(p, str) for p in patterns):
+        raise TypeError(f'layers must be layer names, patterns, "auto" or "early", got {layers!r}.')
     names = [name for name in layer_modules(model) if name]
     found: dict[str, None] = {}
     for pattern in patterns:
@@ -81,10 +87,8 @@ def auto_layers(model: nn.Module) -> list[str]:
     """Five equally spaced points of ``model``: its stem and blocks, as the paper taps ResNet18.
 
     The stem is everything before the first block. A block is a module of two or more convolutions or linear layers
-    that is not itself a chain of blocks; where there are fewer than five points, the largest is taken apart.
-
-    Raises:
-        ValueError: If the model has no layer with weights before its classifier.
+    that is not itself a chain of blocks; where there are fewer than five points, the largest is taken apart. Raises
+    ValueError if the model has no layer with weights before its classifier, as does `early_layers`.
 
     Example:
         >>> model = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(9)], nn.Linear(8, 2))
@@ -101,9 +105,6 @@ def early_layers(model: nn.Module) -> list[str]:
 
     A stage is a run of blocks in one container. In models of one stage, such as vision transformers, the second of the
     five points of `auto_layers` takes its place.
-
-    Raises:
-        ValueError: If the model has no layer with weights before its classifier.
     """
     points = _points(model)
     stage = points[1].rpartition(".")[0] if len(points) > 1 else ""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from simreg._checks import describe, unit_float
-from simreg.features import FeatureTap, inert_copy, is_compiled, is_distributed, remove_hooks
+from simreg.features import FeatureTap, Hook, is_compiled, is_distributed, remove_hooks
 
 BatchNormPolicy = Literal["update", "freeze", "eval", "separate", "official"]
 BATCH_NORM_POLICIES = ("update", "freeze", "eval", "separate", "official")
@@ -173,7 +174,7 @@ class RecomputeGuard:
         """Watch the batch norms of ``model``; only the first call counts."""
         if self._finalizer is None:
             norms = [] if self.policy in ("update", "official") else _norms(model)
-            handles = [norm.register_forward_pre_hook(_RecomputeHook(self.policy)) for norm in norms]
+            handles = [norm.register_forward_pre_hook(Hook(partial(_refuse_recompute, self.policy))) for norm in norms]
             self._finalizer = weakref.finalize(self, remove_hooks, handles)
 
     def close(self) -> None:
@@ -185,18 +186,9 @@ class RecomputeGuard:
         return RecomputeGuard, (self.policy,)  # a copy watches the copied model from its first pass on
 
 
-class _RecomputeHook:
-    __name__ = "simreg_recompute_hook"  # torch.jit.script asks hooks for their name
-
-    def __init__(self, policy: str) -> None:
-        self.policy = policy
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # inside backward
-            raise RuntimeError(
-                f"batch_norm={self.policy!r} cannot be kept under activation checkpointing, which runs layers again in "
-                'backward: use batch_norm="update", or switch checkpointing off.'
-            )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return inert_copy()
+def _refuse_recompute(policy: str, *_: Any) -> None:
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # inside backward
+        raise RuntimeError(
+            f"batch_norm={policy!r} cannot be kept under activation checkpointing, which runs layers again in "
+            'backward: use batch_norm="update", or switch checkpointing off.'
+        )

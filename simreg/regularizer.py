@@ -40,15 +40,13 @@ class SimilarityRegularizer(nn.Module):
         \big(2\,\mathrm{arctanh}\,S_p - 2\,\mathrm{arctanh}\,T_p\big)^2, \qquad
         S_p = \sum_l \gamma_l \cos\big(x^{(l)}_i - m^{(l)},\, x^{(l)}_j - m^{(l)}\big), \quad (i, j) = \text{pair } p
 
-    (convention ``"official"``; γ is the softmax of the layer logits, m the running channel means.)
-    Three ways to use it:
+    (convention ``"official"``; γ is the softmax of the layer logits, m the running channel means.) Three ways of use:
+    ``reg(batch)`` with batches of a `RegularizationPool`; ``with reg.observe(): logits = model(x)``, then
+    ``reg.penalty(x)``, on the task batch without an extra forward pass; ``logits, penalty = reg.joint(x, batch)``, one
+    forward pass for both, the mode for DDP and FSDP.
 
-    * ``loss = criterion(model(x), y) + reg(batch)`` with batches of a `RegularizationPool`;
-    * ``with reg.observe(): logits = model(x)``, then ``reg.penalty(x01)``: the task batch, no extra forward pass;
-    * ``logits, penalty = reg.joint(x, batch)``: one forward pass for both, the mode for DDP and FSDP.
-
-    The regularizer owns its layer logits and running means only: the model is neither in its ``parameters()`` nor in
-    its ``state_dict()``. Give its parameters to the optimizer, best as ``reg.parameter_group()``.
+    It owns its layer logits and running means only: the model is neither in its ``parameters()`` nor in its
+    ``state_dict()``. Give ``reg.parameter_group()`` to the optimizer.
 
     Args:
         model: The model that is trained, as it is called in training: wrapped if it is wrapped.
@@ -111,12 +109,15 @@ class SimilarityRegularizer(nn.Module):
         select: Select | Mapping[str, Select] | None = None,
     ) -> None:
         super().__init__()
-        check_choice("convention", convention, CONVENTIONS)
-        check_choice("pairing", pairing, ("pairs", "all"))
-        check_choice("centering", centering, CENTERINGS)
-        check_choice("transform", transform, TRANSFORMS)
-        check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
-        check_choice("backend", backend, BACKENDS)
+        for name, value, choices in (
+            ("convention", convention, CONVENTIONS),
+            ("pairing", pairing, ("pairs", "all")),
+            ("centering", centering, CENTERINGS),
+            ("transform", transform, TRANSFORMS),
+            ("batch_norm", batch_norm, BATCH_NORM_POLICIES),
+            ("backend", backend, BACKENDS),
+        ):
+            check_choice(name, value, choices)
         if early_exit not in (True, False, "auto"):
             raise ValueError(f'early_exit must be True, False or "auto", got {early_exit!r}.')
         if target is not None and not isinstance(target, Target):
@@ -167,13 +168,11 @@ class SimilarityRegularizer(nn.Module):
 
     @property
     def stats(self) -> dict[str, Any]:
-        """Diagnostics of the last penalty: reading them synchronises, computing the penalty does not.
+        """Diagnostics of the last penalty, empty before the first; reading them synchronises.
 
-        Returns:
-            ``loss`` (L_sim), ``penalty`` (alpha times it), ``correlation`` of similarities and targets over pairs
-            (NaN if either is constant), ``target_share`` (share of targets of ±1, before any clamp),
-            ``similarity_spread`` (standard deviation over pairs, by layer) and ``layer_weights``; empty before the
-            first penalty.
+        ``loss`` (L_sim), ``penalty`` (alpha times it), ``correlation`` of similarities and targets over pairs (NaN if
+        either is constant), ``target_share`` (of ±1, before any clamp), ``similarity_spread`` (standard deviation over
+        pairs, by layer) and ``layer_weights``.
         """
         if not self._last:
             return {}
@@ -306,23 +305,18 @@ class SimilarityRegularizer(nn.Module):
     def cost(
         self, batch_size: int, pairs: int | None = None, *, example: Tensor, mode: Mode = "separate"
     ) -> CostEstimate:
-        """What a regularized step costs: its FLOPs over those of a plain step; nothing is trained or changed.
+        """FLOPs of a regularized step over those of a plain one; nothing is trained or changed.
 
-        Counted are convolutions, matrix products and attention in forward passes of two images, in the model's present
-        mode (best that of training), scaled to the batch; backward counts twice forward, whatever is frozen. The
-        regularization pass ends after the last tapped layer where `early_exit` says so. The time expected is the ratio
-        of FLOPs: too low where the tapped layers are shallow and large, since these take more time per FLOP.
+        Convolutions, matrix products and attention are counted in forward passes of two images, in the model's present
+        mode, and scaled to the batch; backward counts twice forward, whatever is frozen. The ratio is the time to
+        expect, too low where the tapped layers are shallow and large, since these take more time per FLOP.
 
         Args:
             batch_size: B, task images of a step.
             pairs: k, pairs of a step. With pairing ``"pairs"`` that is 2k images, with ``"all"`` the fewest n with
                 n (n - 1) / 2 >= k. With ``"observe"`` by default those that ``pairing`` makes of the batch.
-            example: Images as the model takes them, (N, C, H, W), N >= 1, of which the first two are used (one is
-                repeated). Task and regularization images are taken to have this size.
+            example: Images as the model takes them, (N, C, H, W), N >= 1, of the size of all images.
             mode: ``"separate"`` for ``reg(batch)``, ``"observe"`` for the task batch itself, ``"joint"``.
-
-        Returns:
-            The estimate; ``print`` it for a summary.
 
         Raises:
             ValueError: If an argument is out of range, or the model is wrapped by FSDP (estimate before that).
@@ -335,7 +329,7 @@ class SimilarityRegularizer(nn.Module):
             >>> reg = SimilarityRegularizer(model, layers=["1"])
             >>> print(reg.cost(64, 16, example=torch.zeros(1, 1, 32, 32)))
             separate: 64 images and 16 pairs a step, 32 more images up to the last tapped layer
-            FLOP a step: plain 99.1 M, regularized 106 M (similarity 1.04 M): 1.07 times the plain step
+            MFLOP a step: plain 99.1, regularized 106.4 (similarity 1.0): 1.07 times the plain step
         """
         model = self._tap.require_model()
         images = as_input(check_images("example", example).to(self._device()), model)

@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from simreg import FeatureTap
-from simreg.layers import auto_layers, channel_dim, early_layers, layer_modules, match_layers
+from simreg.layers import auto_layers, channel_dim, early_layers, layer_modules, resolve_layers
 
 TORCHVISION = {
     "resnet18": 64,
@@ -127,7 +127,7 @@ def test_names_resolve_through_wrappers(make_net):
     for wrapped in (plain, compiled, Ddp(plain), Ddp(compiled), nn.Sequential(Ddp(plain))[0]):
         assert layer_modules(wrapped)["conv2"] is plain.conv2
         assert auto_layers(wrapped) == ["relu1", "relu2"]
-        assert match_layers(wrapped, ["module.conv1", "_orig_mod.relu2"]) == ["conv1", "relu2"]
+        assert resolve_layers(wrapped, ["module.conv1", "_orig_mod.relu2"]) == ["conv1", "relu2"]
 
 
 def test_of_a_wrapper_and_what_it_wraps_the_wrapper_is_tapped(make_net):
@@ -140,19 +140,19 @@ def test_of_a_wrapper_and_what_it_wraps_the_wrapper_is_tapped(make_net):
 def test_a_child_called_module_among_others_is_no_wrapper():
     model = nn.Module()
     model.module, model.other = nn.Linear(2, 2), nn.Linear(2, 2)
-    assert match_layers(model, ["module", "other"]) == ["module", "other"]
+    assert resolve_layers(model, ["module", "other"]) == ["module", "other"]
 
 
 def test_patterns_stay_within_a_segment():
     model = torchvision.models.resnet18(weights=None)
-    assert match_layers(model, ["layer?"]) == ["layer1", "layer2", "layer3", "layer4"]
-    assert match_layers(model, ["layer1.*"]) == ["layer1.0", "layer1.1"]
-    assert match_layers(model, ["layer*.1", "layer1.1"]) == ["layer1.1", "layer2.1", "layer3.1", "layer4.1"]
+    assert resolve_layers(model, ["layer?"]) == ["layer1", "layer2", "layer3", "layer4"]
+    assert resolve_layers(model, ["layer1.*"]) == ["layer1.0", "layer1.1"]
+    assert resolve_layers(model, ["layer*.1", "layer1.1"]) == ["layer1.1", "layer2.1", "layer3.1", "layer4.1"]
 
 
 def test_unknown_layer_error_lists_close_names():
     with pytest.raises(ValueError, match=r"'layer5' matches no layer of ResNet\. Near: .*layer4"):
-        match_layers(torchvision.models.resnet18(weights=None), ["layer5"])
+        resolve_layers(torchvision.models.resnet18(weights=None), ["layer5"])
 
 
 @pytest.mark.parametrize(

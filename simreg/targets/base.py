@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-_DENSE = 64  # a matrix of up to 64 entries for each pair costs less than copies of both rows
+from simreg.functional import is_dense
 
 Self = TypeVar("Self", bound="Target")
 
@@ -70,20 +70,10 @@ class Target(ABC):
         labels: Tensor | None = None,
         indices: Tensor | None = None,
     ) -> Tensor:
-        """Base similarity of pairs of rows.
-
-        Args:
-            pairs: Shape (P, 2), int64: rows of what follows.
-            images: As for `representation`.
-            labels: As for `representation`.
-            indices: As for `representation`.
-
-        Returns:
-            Shape (P,), in [-1, 1].
-        """
+        """Base similarity, (P,) in [-1, 1], of ``pairs`` (P, 2) of the rows that `representation` is given."""
         rows = self.representation(images, labels=labels, indices=indices)
         i, j = pairs.to(rows.device).unbind(1)
-        if rows.shape[0] ** 2 <= _DENSE * pairs.shape[0]:
+        if is_dense(rows.shape[0], pairs):
             return self.outer(rows, rows)[i, j]
         return self.inner(rows[i], rows[j])
 
