@@ -79,11 +79,6 @@ def readable(tensor: Tensor) -> bool:
     return not tensor.is_cuda and not torch.compiler.is_compiling()
 
 
-def capturing(tensor: Tensor) -> bool:
-    """Whether a CUDA graph is being captured, during which nothing may be read."""
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
 def check_pairs(pairs: object, n: int, *, none: bool = False) -> Tensor:
     """Raise unless ``pairs`` are integers (P, 2), P >= 1 (or ``none``); on CPU also unless rows of ``n`` images."""
     tensor = check_tensor("pairs", pairs, wanted="an integer tensor (P, 2)")

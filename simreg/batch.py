@@ -57,7 +57,7 @@ class PairBatch:
         n = self.images.shape[0]
         check_tensor("targets", self.targets)
         if n < 2:
-            raise ValueError(f"images: a pair needs at least 2 images, got {n}.")
+            raise ValueError(f"images: a pair needs at least 2 rows, got {n}.")
         if self.pairs is None and n % 2:
             raise ValueError(f"images: {n} rows cannot be split into pairs (i, k + i); pass 2k images, or pairs=.")
         wanted = n // 2 if self.pairs is None else check_pairs(self.pairs, n, none=True).shape[0]
@@ -88,7 +88,7 @@ def complete_batch(
     device: torch.device,
     look: bool,
 ) -> PairBatch:
-    """The batch of a step: pairs as ``pairing`` says, targets of ``target``, where they are not given; on ``device``.
+    """The batch of a step on ``device``: pairs as ``pairing`` says, and targets of ``target``, where none are given.
 
     Args:
         batch: A `PairBatch`, or images (N, C, H, W).
@@ -98,10 +98,6 @@ def complete_batch(
         pairing: Of the regularizer.
         device: Of the regularizer.
         look: Whether to check the values of images that ``target`` reads, which on a GPU synchronises.
-
-    Raises:
-        ValueError: If shapes or values do not fit.
-        TypeError: If images are no tensor of images.
     """
     if isinstance(batch, PairBatch):
         if targets is not None or pairs is not None:
@@ -115,11 +111,10 @@ def complete_batch(
     n = images.shape[0]
     if pairs is not None:
         pairs = check_pairs(pairs, n).to(device)
-    elif n < 2 or (pairing == "pairs" and n % 2):
-        wanted = "at least 2 rows" if n < 2 else "an even number of rows, or pairs="
-        raise ValueError(f"images: pairing={pairing!r} needs {wanted}, got {n}.")
     elif pairing == "all":
         pairs = all_pairs(n, device)
+    elif n % 2:
+        raise ValueError(f'images: pairing="pairs" needs an even number of rows, at least 2, got {n}; or pass pairs=.')
     rows = torch.arange(n, device=device).view(2, -1).T if pairs is None else pairs  # (P, 2)
     if targets is not None:
         targets = targets.detach().to(device)

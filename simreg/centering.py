@@ -19,12 +19,7 @@ class ChannelMeans(nn.Module):
     .. math::
         m_c \leftarrow 0.9\, m_c + 0.1 \operatorname{mean}_{i,\text{positions}} x_{ic}, \quad m_c = 0 \text{ at first}
 
-    They are buffers, sized by the first features; `simreg.functional.similarity` moves them. In evaluation mode they
-    rest.
-
-    Args:
-        num_layers: L.
-        device: Where the buffers start out.
+    Buffers, sized by the first features; `simreg.functional.similarity` moves them. In evaluation mode they rest.
 
     Source: the authors' code.
     """
@@ -40,11 +35,7 @@ class ChannelMeans(nn.Module):
         return _MOMENTUM if self.training else 0.0
 
     def of(self, index: int, features: Tensor, channel_dim: int) -> Tensor:
-        """The mean (C,) of layer ``index``, for ``features`` (N, ...) with the channels in ``channel_dim``.
-
-        Raises:
-            ValueError: If the number of channels differs from that seen before.
-        """
+        """The mean (C,) of layer ``index``, for ``features`` (N, ...) with the channels in ``channel_dim``."""
         name, channels = f"layer_{index}", features.shape[channel_dim]
         mean: Tensor = getattr(self, name)
         if mean.shape != (channels,) and mean.numel():

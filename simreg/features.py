@@ -111,9 +111,8 @@ class Hook:
 class FeatureTap:
     """Features of named layers of a model, read in one forward pass.
 
-    Hooks are registered once and record only while `record` or `features` runs; that costs nothing measurable
-    otherwise and is what ``torch.compile`` needs (create the tap before the first compiled call). `close` or leaving
-    the ``with`` block removes them. The tap holds no features between passes.
+    Hooks are registered once, with ``torch.compile`` before the first compiled call, and record only while `record` or
+    `features` runs. `close` or leaving the ``with`` block removes them. No features are held between passes.
 
     Args:
         model: Any module; wrappers such as DistributedDataParallel, FSDP and ``torch.compile`` are looked through.
@@ -122,9 +121,6 @@ class FeatureTap:
             chosen by a preset that return a tuple or list, the first tensor is read.
         select: For layers whose output is not a tensor: a function from output to tensor, or its key or index; or a
             mapping from layer name to such.
-
-    Attributes:
-        layers: The resolved names, in the order given (patterns and presets: in the order of the model).
 
     Raises:
         ValueError: If a name or pattern matches no layer (near matches are listed), or no layer is left.
@@ -197,15 +193,23 @@ class FeatureTap:
     def take(self) -> dict[str, Tensor]:
         """Features of the pass recorded last, by layer name; the tap lets go of them.
 
-        Raises:
-            ValueError: If a tapped layer did not run.
-            RuntimeError: If an output was overwritten in place that was not before.
+        Raises ValueError if a tapped layer did not run, RuntimeError if an output was overwritten in place that was not
+        before.
         """
         features = self._recorder.take()
         missing = [name for i, name in enumerate(self.layers) if i not in features]
-        if missing:
-            raise ValueError(self._missing_message(missing))
-        return {name: features[i] for i, name in enumerate(self.layers)}
+        if not missing:
+            return {name: features[i] for i, name in enumerate(self.layers)}
+        names = ", ".join(map(repr, missing))
+        message = f"layers: the forward pass did not reach {names}; the model has it but does not call it. Tap another."
+        if len(missing) == len(self.layers):
+            message = f"layers: none of {names} ran: no forward pass of this model was recorded."
+        if is_compiled(self.require_model()):
+            message += (
+                " The model is compiled: hooks fire only if they were registered before its first compiled call. "
+                "Create the regularizer or tap first, or call torch._dynamo.reset() after creating it."
+            )
+        raise ValueError(message)
 
     def features(self, images: Tensor, *, early_exit: bool = False) -> dict[str, Tensor]:
         """Run the model on ``images`` (N, ...): features (N, ...) by layer name, attached to the graph of the pass.
@@ -244,18 +248,6 @@ class FeatureTap:
         if self.model is None:
             raise RuntimeError("the tap is closed: its hooks are removed. Create a new one.")
         return self.model
-
-    def _missing_message(self, missing: Sequence[str]) -> str:
-        names = ", ".join(map(repr, missing))
-        message = f"layers: the forward pass did not reach {names}; the model has it but does not call it. Tap another."
-        if len(missing) == len(self.layers):
-            message = f"layers: none of {names} ran: no forward pass of this model was recorded."
-        if self.model is not None and is_compiled(self.model):
-            message += (
-                " The model is compiled: hooks fire only if they were registered before its first compiled call. "
-                "Create the regularizer or tap first, or call torch._dynamo.reset() after creating it."
-            )
-        return message
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -37,8 +37,7 @@ def center_features(
 
     .. math:: x_{id} \leftarrow x_{id} - \mu_{id}, \qquad
         \mu_{id} = \tfrac{1}{N}\sum_j x_{jd} \text{ (batch)}, \quad
-        \tfrac{1}{D}\sum_e x_{ie} \text{ (image)}, \quad
-        m_{c(d)} \text{ (channel)}
+        \tfrac{1}{D}\sum_e x_{ie} \text{ (image)}, \quad m_{c(d)} \text{ (channel)}
 
     Args:
         features: Shape (N, ...), any floating dtype.
@@ -49,7 +48,7 @@ def center_features(
         channel_dim: Dimension of ``features`` that holds the channels.
 
     Raises:
-        ValueError: If ``features`` has no unit dimension, or ``mean`` does not have one entry per channel.
+        ValueError: If ``features`` have no unit dimension, or ``mean`` not one entry per channel.
 
     Example:
         >>> center_features(torch.tensor([[1.0, 3.0], [3.0, 7.0]]), "image")
@@ -87,9 +86,6 @@ def pairwise_cosine(
         eps: Floor on a row's norm, in units of ``features``; an all-zero row has similarity 0, not NaN.
         backend: ``"auto"``, ``"reference"``, ``"torch"`` or ``"triton"``, see `simreg.kernels.products`.
 
-    Raises:
-        ValueError: If ``features`` has no unit dimension, or a choice is unknown.
-
     Source: the paper, S^CNN-l.
 
     Example:
@@ -115,12 +111,9 @@ def paired_cosine(
     Args:
         features: Shape (N, ...), any floating dtype; flattened to (N, D).
         pairs: Shape (P, 2), int64: the two images of each pair. By default N = 2k and image i is paired with k + i.
-        centering: What is subtracted first, see `center_features`; means are over all N images.
-        eps: As for `pairwise_cosine`.
-        backend: As for `pairwise_cosine`.
-
-    Raises:
-        ValueError: If ``features`` has no unit dimension, or N is odd and ``pairs`` is not given.
+        centering: As for `pairwise_cosine`, as what follows; means are over all N images.
+        eps: Floor on a row's norm.
+        backend: Of the products.
 
     Example:
         >>> paired_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, -1.0]]), centering="none")
@@ -163,7 +156,7 @@ def similarity(
         backend: See `simreg.kernels.products`.
 
     Returns:
-        Float64, since near ±1 the Fisher transform needs the digits.
+        Shape (P,), float64: near ±1 the Fisher transform needs the digits.
 
     Source: the paper, S^CNN-l; the running mean is that of the authors' code.
 
@@ -241,10 +234,7 @@ def mix_similarities(similarities: Tensor, layer_logits: Tensor) -> Tensor:
 
     Args:
         similarities: Shape (L, ...): one similarity vector (P,) or matrix (N, N) per layer.
-        layer_logits: Shape (L,).
-
-    Raises:
-        ValueError: If the numbers of layers differ.
+        layer_logits: Shape (L,), else ValueError.
 
     Source: the paper, S^CNN.
 
@@ -314,7 +304,7 @@ def similarity_loss(
         target_clamp: Bound on the targets' magnitude in (0, 1], such as 0.95; None leaves them.
 
     Raises:
-        ValueError: If the shapes differ, a matrix is not square, there are no pairs, or a choice is unknown.
+        ValueError: If the shapes differ, a matrix is not square, or there are no pairs.
 
     Source: the paper, L_sim.
 
@@ -367,9 +357,6 @@ def convert_alpha(
         pairs: P, the unordered pairs of a step; needed to or from ``"paper"``, whose sum grows with them.
         transform: Without arctanh the official factor of 4 is 1.
 
-    Raises:
-        ValueError: If a convention is unknown, or ``pairs`` is missing or not positive.
-
     Example:
         >>> convert_alpha(10.0, "official", "mean"), convert_alpha(10.0, "official", "paper", pairs=16)
         (40.0, 1.25)
@@ -395,9 +382,6 @@ def response_reliability(responses: Tensor) -> Tensor:
     Args:
         responses: Shape (T, N, A): T >= 2 repeats of N >= 2 images, A neurons. NaN marks a missing repeat. A neuron
             without any variance over trials is silent or was not recorded with repeats, and weighs 0.
-
-    Raises:
-        ValueError: If the shape is not (T, N, A) with T >= 2 and N >= 2.
 
     Source: Li et al. 2019, section on similarity of neural responses.
 
@@ -426,9 +410,6 @@ def response_representation(responses: Tensor, weights: Tensor | None = None) ->
     Args:
         responses: Shape (N, A), recorded or predicted. An image whose centred response is all zero has a zero row.
         weights: Shape (A,), such as `response_reliability`; by default 1.
-
-    Raises:
-        ValueError: If the shapes do not fit.
 
     Source: Li et al. 2019.
 

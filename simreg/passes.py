@@ -32,18 +32,10 @@ def separate_features(
     auxiliary: AuxiliaryStatistics | None,
     guard: RecomputeGuard,
 ) -> dict[str, Tensor]:
-    """Features of ``images`` by layer, from a pass of their own.
+    """Features of ``images``, uint8 or as the model takes them, by layer, from a pass of their own.
 
-    Args:
-        tap: Of the model.
-        images: Raw uint8, or as the model takes them.
-        early_exit: Whether the pass ends after the last tapped layer.
-        policy: What the pass does to batch norm.
-        auxiliary: Statistics for ``"separate"``.
-        guard: Against activation checkpointing, under which the policy would be over too early.
-
-    Raises:
-        ValueError: If ``"official"`` has an odd number of images to halve, or a layer did not run.
+    ``auxiliary`` are the statistics of the policy ``"separate"``; ``guard`` refuses activation checkpointing, under
+    which a policy would be over too early. Raises ValueError if ``"official"`` has an odd number of images to halve.
     """
     model = tap.require_model()
     guard.attach(model)
@@ -66,18 +58,15 @@ def as_input(images: Tensor, model: nn.Module) -> Tensor:
 def joint_features(tap: FeatureTap, x: Tensor, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
     """The model's output for the task images ``x``, and the features of ``images`` by layer, of one pass for both.
 
-    Raises:
-        ValueError: If the images' shapes differ, or a layer did not run.
-        TypeError: If the output holds something else than tensors and plain values.
+    Raises ValueError if the images' shapes differ, TypeError if the output holds more than tensors and plain values.
     """
     if images.shape[1:] != x.shape[1:]:
         raise ValueError(
             f"images of shape {tuple(images.shape[1:])} and task images of shape {tuple(x.shape[1:])} cannot "
             "share a pass: resize one (RegularizationPool(transform=...)), or call reg(batch)."
         )
-    n, channels_last = x.shape[0], x.is_contiguous(memory_format=torch.channels_last)
-    images = unit_float(images).to(x)
-    if channels_last:
+    n, images = x.shape[0], unit_float(images).to(x)
+    if x.is_contiguous(memory_format=torch.channels_last):
         images = images.contiguous(memory_format=torch.channels_last)
 
     def task(part: Any) -> Any:
@@ -99,12 +88,12 @@ def joint_features(tap: FeatureTap, x: Tensor, images: Tensor) -> tuple[Any, dic
 
 
 def exits_early(model: nn.Module, early_exit: bool | Literal["auto"]) -> bool:
-    """Whether a pass of its own ends after the last tapped layer."""
-    if early_exit != "auto":
-        return bool(early_exit)
-    # An exception would end the forward of a compiled model in a graph break, and that of a distributed wrapper
-    # before it has prepared the reduction of gradients.
-    return not (is_compiled(model) or is_distributed(model))
+    """Whether a pass of its own ends after the last tapped layer.
+
+    Not by itself in compiled models, where an exception breaks the graph, nor in distributed wrappers, whose forward it
+    would end before they have prepared the reduction of gradients.
+    """
+    return bool(early_exit) if early_exit != "auto" else not (is_compiled(model) or is_distributed(model))
 
 
 class AuxiliaryStatistics(nn.Module):
@@ -117,10 +106,6 @@ class AuxiliaryStatistics(nn.Module):
                 value = getattr(norm, name)
                 self.register_buffer(f"{name}_{i}", None if value is None else value.detach().clone())
 
-    def of(self, index: int) -> dict[str, Tensor | None]:
-        """Buffers of the model's batch norm number ``index``."""
-        return {name: getattr(self, f"{name}_{index}") for name in _STATISTICS}
-
 
 @contextlib.contextmanager
 def batch_norm_policy(
@@ -128,22 +113,18 @@ def batch_norm_policy(
 ) -> Iterator[None]:
     """Apply a policy to the batch norms of ``model`` inside the block; everything is as before afterwards.
 
-    Args:
-        model: Its training mode is not touched, apart from that of batch norms under ``"eval"``.
-        policy: ``"update"`` and ``"official"`` change nothing, ``"freeze"`` normalises by batch statistics without
-            touching buffers, ``"eval"`` by a copy of the running statistics, ``"separate"`` updates ``auxiliary``.
-        auxiliary: Buffers for ``"separate"``.
+    ``"update"`` and ``"official"`` change nothing, ``"freeze"`` normalises by batch statistics and leaves the buffers,
+    ``"eval"`` normalises by a copy of the running statistics, ``"separate"`` updates ``auxiliary``.
     """
     norms = [] if policy in ("update", "official") else _norms(model)
     saved = [(n.training, n.track_running_stats, {k: n._buffers.get(k) for k in _STATISTICS}) for n in norms]
     try:
         for i, (norm, (_, _, buffers)) in enumerate(zip(norms, saved, strict=True)):
             if auxiliary is not None:
-                norm._buffers.update(auxiliary.of(i))
+                norm._buffers.update({name: getattr(auxiliary, f"{name}_{i}") for name in _STATISTICS})
             elif policy == "eval":
                 norm.training = False
-                # Copies: a later training pass updates the buffers in place, unseen by autograd, which would then use
-                # the new values in the backward of this pass.
+                # Copies: a later training pass updates the buffers in place, unseen by the backward of this one.
                 norm._buffers.update({k: None if v is None else v.clone() for k, v in buffers.items()})
             elif norm.training:  # in eval mode the buffers are read, and not written anyway
                 norm.track_running_stats = False

@@ -17,6 +17,7 @@ from simreg.cost import CostEstimate, Mode, estimate
 from simreg.features import FeatureTap, Select, check_features
 from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
 from simreg.kernels import BACKENDS, Backend
+from simreg.kernels.reference import work_dtype
 from simreg.layers import WRAPPER_SEGMENTS, channel_dim
 from simreg.passes import (
     BATCH_NORM_POLICIES,
@@ -52,14 +53,14 @@ class SimilarityRegularizer(nn.Module):
         model: The model that is trained, as it is called in training: wrapped if it is wrapped.
         layers: Names, globs, ``"auto"`` (five equally spaced blocks, as in the paper) or ``"early"`` (stem and first
             stage, where the learned weights end up); see `FeatureTap`.
-        target: Needed where images come without target similarities: ``reg(images)`` and ``reg.penalty(images)``.
+        target: Of images that come without target similarities: ``reg(images)`` and ``reg.penalty(images)``.
         alpha: Strength, at least 0; may be changed at any time. 0 trains bit-identically to no regularizer.
         convention: Units of ``alpha``, see `similarity_loss` and `convert_alpha`.
         pairing: ``"pairs"`` compares row i with row k + i of 2k images, ``"all"`` every pair i < j of a batch.
         centering: ``"channel"`` (running per-channel mean, the authors' code), ``"batch"``, ``"image"`` or ``"none"``.
         transform: ``"arctanh"``, or ``"none"`` for plain squared differences.
-        target_clamp: Bound on target similarities in (0, 1], such as 0.95. With arctanh, unbounded ±1 targets make
-            training collapse once they are not rare.
+        target_clamp: Bound on target similarities in (0, 1], such as 0.95: ±1 targets that are not rare make training
+            collapse under arctanh.
         layer_weights: ``"learned"``, ``"uniform"``, or fixed non-negative weights in the order of `layers`.
         batch_norm: What the regularization pass does to batch norm: ``"update"`` (as any training pass), ``"freeze"``
             (batch statistics, buffers untouched), ``"eval"`` (running statistics), ``"separate"`` (running statistics
@@ -109,15 +110,12 @@ class SimilarityRegularizer(nn.Module):
         select: Select | Mapping[str, Select] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, choices in (
-            ("convention", convention, CONVENTIONS),
-            ("pairing", pairing, ("pairs", "all")),
-            ("centering", centering, CENTERINGS),
-            ("transform", transform, TRANSFORMS),
-            ("batch_norm", batch_norm, BATCH_NORM_POLICIES),
-            ("backend", backend, BACKENDS),
-        ):
-            check_choice(name, value, choices)
+        check_choice("convention", convention, CONVENTIONS)
+        check_choice("pairing", pairing, ("pairs", "all"))
+        check_choice("centering", centering, CENTERINGS)
+        check_choice("transform", transform, TRANSFORMS)
+        check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
+        check_choice("backend", backend, BACKENDS)
         if early_exit not in (True, False, "auto"):
             raise ValueError(f'early_exit must be True, False or "auto", got {early_exit!r}.')
         if target is not None and not isinstance(target, Target):
@@ -136,8 +134,8 @@ class SimilarityRegularizer(nn.Module):
         self.backend = backend
         self._tap = FeatureTap(model, layers, select=select)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        logits = _initial_logits(layer_weights, self.layers)
-        self.layer_logits = nn.Parameter(logits.to(device), requires_grad=layer_weights == "learned")
+        logits = _initial_logits(layer_weights, self.layers).to(device)
+        self.layer_logits = nn.Parameter(logits, requires_grad=layer_weights == "learned")
         self.channel_means = ChannelMeans(len(self.layers), device)
         self._auxiliary = AuxiliaryStatistics(model) if batch_norm == "separate" else None
         self._guard = RecomputeGuard(batch_norm)
@@ -196,16 +194,13 @@ class SimilarityRegularizer(nn.Module):
     def forward(
         self, batch: PairBatch | Tensor, *, targets: Tensor | None = None, pairs: Tensor | None = None
     ) -> Tensor:
-        """Run the model on regularization images and return ``alpha * L_sim``, ready to add to the loss.
+        """Run the model on regularization images and return ``alpha * L_sim``, a scalar ready to add to the loss.
 
         Args:
             batch: A `PairBatch`, or images (N, C, H, W) as the model takes them. Images come with ``targets``, or the
                 regularizer has a ``target``, which then is computed from these very images, in [0, 1].
             targets: Target similarities in [-1, 1]: (P,), or a matrix (N, N).
             pairs: Shape (P, 2), int64: rows of the images. By default as ``pairing`` says.
-
-        Returns:
-            A scalar; float32, or float64 for a model in float64.
 
         Raises:
             ValueError: If shapes or values do not fit, a tapped layer did not run, or its features carry no gradient.
@@ -232,9 +227,7 @@ class SimilarityRegularizer(nn.Module):
     def observe(self) -> Iterator[None]:
         """Record the features of the one forward pass inside the block, for `penalty`.
 
-        Raises:
-            ValueError: If a tapped layer did not run.
-            RuntimeError: If the model runs twice inside the block, or the regularizer is closed.
+        Raises ValueError if a tapped layer did not run, RuntimeError if the model runs twice inside the block.
         """
         self._observed = None
         if self.alpha == 0:
@@ -254,9 +247,6 @@ class SimilarityRegularizer(nn.Module):
                 ``target``; or target similarities, a matrix (N, N) or (P,).
             pairs: Shape (P, 2), int64: rows of the batch. By default as ``pairing`` says.
 
-        Returns:
-            A scalar.
-
         Raises:
             ValueError: If shapes or values do not fit, or features carry no gradient.
             RuntimeError: If no pass was observed.
@@ -275,20 +265,14 @@ class SimilarityRegularizer(nn.Module):
         return self._penalty(features, self._batch(images, images_or_targets, pairs))
 
     def joint(self, x: Tensor, batch: PairBatch | Tensor) -> tuple[Any, Tensor]:
-        """One forward pass for task images and regularization images together.
-
-        Batch norm normalises both together; only ``batch_norm="update"`` is possible.
+        """One forward pass for task and regularization images: the model's output for ``x`` alone, ``alpha * L_sim``.
 
         Args:
             x: Task images as the model takes them, (B, C, H, W).
             batch: As for `forward`; images of the same shape.
 
-        Returns:
-            The model's output for ``x`` alone, and ``alpha * L_sim``.
-
         Raises:
-            ValueError: If shapes or values do not fit, or another batch-norm policy is set.
-            RuntimeError: As for `forward`.
+            ValueError: As for `forward`, or if ``batch_norm`` is not ``"update"``: both are normalised together.
         """
         if self.batch_norm != "update":
             raise ValueError(
@@ -305,11 +289,7 @@ class SimilarityRegularizer(nn.Module):
     def cost(
         self, batch_size: int, pairs: int | None = None, *, example: Tensor, mode: Mode = "separate"
     ) -> CostEstimate:
-        """FLOPs of a regularized step over those of a plain one; nothing is trained or changed.
-
-        Convolutions, matrix products and attention are counted in forward passes of two images, in the model's present
-        mode, and scaled to the batch; backward counts twice forward, whatever is frozen. The ratio is the time to
-        expect, too low where the tapped layers are shallow and large, since these take more time per FLOP.
+        """FLOPs of a regularized step over those of a plain one, by passes of two images that leave no trace.
 
         Args:
             batch_size: B, task images of a step.
@@ -320,14 +300,12 @@ class SimilarityRegularizer(nn.Module):
 
         Raises:
             ValueError: If an argument is out of range, or the model is wrapped by FSDP (estimate before that).
-            TypeError: If an argument has the wrong type.
             RuntimeError: If the regularizer is closed, or inside `observe`.
 
         Example:
             >>> from simreg import SimilarityRegularizer
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
-            >>> reg = SimilarityRegularizer(model, layers=["1"])
-            >>> print(reg.cost(64, 16, example=torch.zeros(1, 1, 32, 32)))
+            >>> print(SimilarityRegularizer(model, layers=["1"]).cost(64, 16, example=torch.zeros(1, 1, 32, 32)))
             separate: 64 images and 16 pairs a step, 32 more images up to the last tapped layer
             MFLOP a step: plain 99.1, regularized 106.4 (similarity 1.0): 1.07 times the plain step
         """
@@ -352,8 +330,7 @@ class SimilarityRegularizer(nn.Module):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def extra_repr(self) -> str:
-        """Layers and strength."""
+    def extra_repr(self) -> str:  # noqa: D102
         return f"layers={self.layers}, alpha={self.alpha}, convention={self.convention!r}, pairing={self.pairing!r}"
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -393,37 +370,34 @@ class SimilarityRegularizer(nn.Module):
 
     def _penalty(self, features: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """The one flow from features to the penalty."""
-        arctanh_is_steep = self.transform == "arctanh" and (self.target_clamp is None or self.target_clamp >= 0.999)
-        self._watch.targets(batch.targets, arctanh_is_steep)
+        unclamped = self.target_clamp is None or self.target_clamp >= 0.999
+        self._watch.targets(batch.targets, steep=self.transform == "arctanh" and unclamped)
         if len(batch) == 0:  # the target selects no pair of this batch
             return self._nothing()
-        similarities = []
+        layers = []
         for index, (name, x) in enumerate(features.items()):
             check_features(name, x, len(batch.images), self.layer_logits.device)
             dim = channel_dim(self._tap.modules[index], x.shape)
-            mean = self.channel_means.of(index, x, dim) if self.centering == "channel" else None
-            similarity = F.similarity(
+            layer = F.similarity(
                 x,
                 batch.pairs,
                 centering=self.centering,
-                running_mean=mean,
+                running_mean=self.channel_means.of(index, x, dim) if self.centering == "channel" else None,
                 momentum=self.channel_means.momentum,
                 channel_dim=dim,
                 backend=self.backend,
             )
-            similarities.append(similarity)
-        stacked = torch.stack(similarities)  # (L, P)
-        mixed = F.mix_similarities(stacked, self.layer_logits)
+            layers.append(layer)
+        similarities = torch.stack(layers)  # (L, P)
+        mixed = F.mix_similarities(similarities, self.layer_logits)
         loss = F.similarity_loss(
             mixed, batch.targets, convention=self.convention, transform=self.transform, target_clamp=self.target_clamp
-        )
-        loss = loss.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        last = {"loss": loss, "mixed": mixed, "similarities": stacked, "targets": batch.targets}
+        ).to(work_dtype(x))
+        last = {"loss": loss, "mixed": mixed, "similarities": similarities, "targets": batch.targets}
         self._last = {key: value.detach() for key, value in last.items()}
         if torch.is_grad_enabled() and self._watch.looks(loss.device):
             self._watch.gradients(features, loss)
             self._watch.optimizer(self.layer_logits, self._tap.require_model())
-        self._watch.calls += 1
         return self.alpha * loss
 
 

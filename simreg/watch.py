@@ -32,12 +32,13 @@ class Watch:
             return False
         return self.calls < _CALLS or device.type == "cpu"
 
-    def targets(self, targets: Tensor, steep: bool) -> None:
+    def targets(self, targets: Tensor, *, steep: bool) -> None:
         """Refuse targets that are no similarities; warn if ±1 is not rare among ``steep`` ones, at arctanh's poles."""
         if not self.looks(targets.device):
             return
+        self.calls += 1
         check_similarities("targets", targets)
-        if not steep or self._extreme is None or self.calls >= _CALLS:
+        if not steep or self._extreme is None or self.calls > _CALLS:
             return
         self._extreme += int((targets.abs() >= 0.999).sum())
         self._targets += targets.numel()
@@ -50,7 +51,7 @@ class Watch:
 
     def gradients(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
         """Warn if the first penalty that is differentiated reaches none of the tapped features."""
-        if self._gradients_known or self.calls >= _CALLS:
+        if self._gradients_known or self.calls > _CALLS:
             return
         if self._largest and self._loss is not None:
             self._gradients_known = True
