@@ -18,7 +18,6 @@ from simreg._checks import (
     readable,
     unit_float,
 )
-from simreg.functional import all_pairs
 from simreg.targets import Target
 
 Pairing = Literal["pairs", "all"]
@@ -97,7 +96,7 @@ def complete_batch(
         target: Of the regularizer; it may select some of the pairs.
         pairing: Of the regularizer.
         device: Of the regularizer.
-        look: Whether to check the values of images that ``target`` reads, which on a GPU synchronises.
+        look: Whether to check values, which on a GPU synchronises.
     """
     if isinstance(batch, PairBatch):
         if targets is not None or pairs is not None:
@@ -112,7 +111,7 @@ def complete_batch(
     if pairs is not None:
         pairs = check_pairs(pairs, n).to(device)
     elif pairing == "all":
-        pairs = all_pairs(n, device)
+        pairs = torch.triu_indices(n, n, 1, device=device).T
     elif n % 2:
         raise ValueError(f'images: pairing="pairs" needs an even number of rows, at least 2, got {n}; or pass pairs=.')
     rows = torch.arange(n, device=device).view(2, -1).T if pairs is None else pairs  # (P, 2)
@@ -123,6 +122,8 @@ def complete_batch(
             if targets.shape != (n, n):
                 raise ValueError(f"targets: a matrix must be ({n}, {n}) for {n} images, got {tuple(targets.shape)}.")
             targets = targets[rows[:, 0], rows[:, 1]]
+        if look and not readable(targets):  # those that are, PairBatch checks
+            check_similarities("targets", targets)
         return PairBatch(images, targets, pairs)
     if target is None:
         raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")

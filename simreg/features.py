@@ -277,24 +277,27 @@ def first_tensor(output: Any) -> Any:
     return output
 
 
-def check_features(layer: str, features: Tensor, n: int, device: torch.device) -> None:
-    """Raise unless the features of ``layer`` are rows of ``n`` images on ``device`` that carry a gradient."""
-    if features.ndim < 2 or features.shape[0] != n or not features.is_floating_point():
-        raise ValueError(
-            f"layer {layer!r} gives {describe(features)} for {n} images: similarity needs one floating-point row "
-            "for each image, (N, ...). Tap another layer, or reshape with select=."
-        )
-    if features.device != device:
-        raise RuntimeError(
-            f"features of layer {layer!r} are on {features.device}, the regularizer on {device}: "
-            f"call reg.to({str(features.device)!r}) before creating the optimizer."
-        )
-    if torch.is_grad_enabled() and not features.requires_grad:
-        raise ValueError(
-            f"layers: the features of {layer!r} carry no gradient, so the penalty cannot change the model: the "
-            "layers up to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides "
-            "the graph (use_reentrant=False mends that). Tap a layer after the frozen ones."
-        )
+def check_features(features: Mapping[str, Tensor], images: Tensor) -> Mapping[str, Tensor]:
+    """Raise unless the ``features`` of layers are rows of ``images`` on their device that carry a gradient."""
+    n, device = images.shape[0], images.device
+    for layer, x in features.items():
+        if x.ndim < 2 or x.shape[0] != n or not x.is_floating_point():
+            raise ValueError(
+                f"layer {layer!r} gives {describe(x)} for {n} images: similarity needs one floating-point row for each "
+                "image, (N, ...). Tap another layer, or reshape with select=."
+            )
+        if x.device != device:
+            raise RuntimeError(
+                f"features of layer {layer!r} are on {x.device}, the regularizer on {device}: "
+                f"call reg.to({str(x.device)!r}) before creating the optimizer."
+            )
+        if torch.is_grad_enabled() and not x.requires_grad:
+            raise ValueError(
+                f"layers: the features of {layer!r} carry no gradient, so the penalty cannot change the model: the "
+                "layers up to it are frozen, the model ran under no_grad, or re-entrant activation checkpointing hides "
+                "the graph (use_reentrant=False mends that). Tap a layer after the frozen ones."
+            )
+    return features
 
 
 def remove_hooks(handles: Iterable[RemovableHandle]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from simreg._checks import describe, unit_float
-from simreg.features import FeatureTap, Hook, is_compiled, is_distributed, remove_hooks
+from simreg.features import FeatureTap, Hook, check_features, is_compiled, is_distributed, remove_hooks
 
 BatchNormPolicy = Literal["update", "freeze", "eval", "separate", "official"]
 BATCH_NORM_POLICIES = ("update", "freeze", "eval", "separate", "official")
@@ -31,7 +31,7 @@ def separate_features(
     policy: BatchNormPolicy,
     auxiliary: AuxiliaryStatistics | None,
     guard: RecomputeGuard,
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """Features of ``images``, uint8 or as the model takes them, by layer, from a pass of their own.
 
     ``auxiliary`` are the statistics of the policy ``"separate"``; ``guard`` refuses activation checkpointing, under
@@ -42,11 +42,11 @@ def separate_features(
     images = as_input(images, model)
     if policy != "official":
         with batch_norm_policy(model, policy, auxiliary):
-            return tap.features(images, early_exit=early_exit)
+            return check_features(tap.features(images, early_exit=early_exit), images)
     if images.shape[0] % 2:
         raise ValueError(f'batch_norm="official" passes two halves of the batch, got {images.shape[0]} images.')
     rows, columns = (tap.features(half, early_exit=early_exit) for half in images.chunk(2))
-    return {name: torch.cat([rows[name], columns[name]]) for name in tap.layers}
+    return check_features({name: torch.cat([rows[name], columns[name]]) for name in tap.layers}, images)
 
 
 def as_input(images: Tensor, model: nn.Module) -> Tensor:
@@ -55,7 +55,7 @@ def as_input(images: Tensor, model: nn.Module) -> Tensor:
     return unit_float(images) if weight is None else unit_float(images).to(weight.dtype)
 
 
-def joint_features(tap: FeatureTap, x: Tensor, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
+def joint_features(tap: FeatureTap, x: Tensor, images: Tensor) -> tuple[Any, Mapping[str, Tensor]]:
     """The model's output for the task images ``x``, and the features of ``images`` by layer, of one pass for both.
 
     Raises ValueError if the images' shapes differ, TypeError if the output holds more than tensors and plain values.
@@ -84,7 +84,7 @@ def joint_features(tap: FeatureTap, x: Tensor, images: Tensor) -> tuple[Any, dic
 
     with tap.record():
         output = tap.require_model()(torch.cat([x, images]))
-    return tree_map(task, output), {name: f[n:] for name, f in tap.take().items()}
+    return tree_map(task, output), check_features({name: f[n:] for name, f in tap.take().items()}, images)
 
 
 def exits_early(model: nn.Module, early_exit: bool | Literal["auto"]) -> bool:

@@ -260,9 +260,10 @@ class SimilarityRegularizer(nn.Module):
         if check_tensor("images_or_targets", images_or_targets).ndim > 2:
             if images_or_targets.shape[0] != rows:
                 raise ValueError(f"images: the observed pass had {rows} rows, got {images_or_targets.shape[0]} images.")
-            return self._penalty(features, self._batch(images_or_targets, None, pairs))
-        images = torch.empty(rows, 0, 0, 0)  # what the model saw is not needed again
-        return self._penalty(features, self._batch(images, images_or_targets, pairs))
+            batch = self._batch(images_or_targets, None, pairs)
+        else:  # what the model saw is not needed again
+            batch = self._batch(torch.empty(rows, 0, 0, 0), images_or_targets, pairs)
+        return self._penalty(check_features(features, batch.images), batch)
 
     def joint(self, x: Tensor, batch: PairBatch | Tensor) -> tuple[Any, Tensor]:
         """One forward pass for task and regularization images: the model's output for ``x`` alone, ``alpha * L_sim``.
@@ -370,13 +371,10 @@ class SimilarityRegularizer(nn.Module):
 
     def _penalty(self, features: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """The one flow from features to the penalty."""
-        unclamped = self.target_clamp is None or self.target_clamp >= 0.999
-        self._watch.targets(batch.targets, steep=self.transform == "arctanh" and unclamped)
         if len(batch) == 0:  # the target selects no pair of this batch
             return self._nothing()
         layers = []
-        for index, (name, x) in enumerate(features.items()):
-            check_features(name, x, len(batch.images), self.layer_logits.device)
+        for index, x in enumerate(features.values()):
             dim = channel_dim(self._tap.modules[index], x.shape)
             layer = F.similarity(
                 x,
@@ -395,9 +393,10 @@ class SimilarityRegularizer(nn.Module):
         ).to(work_dtype(x))
         last = {"loss": loss, "mixed": mixed, "similarities": similarities, "targets": batch.targets}
         self._last = {key: value.detach() for key, value in last.items()}
-        if torch.is_grad_enabled() and self._watch.looks(loss.device):
-            self._watch.gradients(features, loss)
-            self._watch.optimizer(self.layer_logits, self._tap.require_model())
+        if self._watch.looks(loss.device):
+            unclamped = self.target_clamp is None or self.target_clamp >= 0.999
+            steep = batch.targets if self.transform == "arctanh" and unclamped else None
+            self._watch.look(steep, features, loss, self.layer_logits, self._tap.require_model())
         return self.alpha * loss
 
 

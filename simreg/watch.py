@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from simreg._checks import check_similarities, warn
+from simreg._checks import warn
 
 _CALLS = 20  # whose values are looked at, which on a GPU synchronises
 _RARE = 0.02  # share of ±1 targets from which arctanh makes training collapse; the paper's setting has 0.003
@@ -19,11 +19,11 @@ class Watch:
     def __init__(self) -> None:
         self.calls = 0
         self._extreme: int | None = 0  # ±1 among the targets; None once warned
-        self._targets = 0
+        self._seen_targets = 0
         self._loss: Tensor | None = None
         self._largest: dict[str, Tensor] = {}  # gradient of each layer's features
         self._gradients_known = False
-        self._seen, self._steps = -1, 0  # version of a weight, and steps of an optimizer over it
+        self._weight, self._steps = -1, 0  # version of a weight, and steps of an optimizer over it
         self._logits = -1  # their version at first
 
     def looks(self, device: torch.device) -> bool:
@@ -32,26 +32,39 @@ class Watch:
             return False
         return self.calls < _CALLS or device.type == "cpu"
 
-    def targets(self, targets: Tensor, *, steep: bool) -> None:
-        """Refuse targets that are no similarities; warn if ±1 is not rare among ``steep`` ones, at arctanh's poles."""
-        if not self.looks(targets.device):
-            return
+    def look(
+        self,
+        steep: Tensor | None,
+        features: Mapping[str, Tensor],
+        loss: Tensor,
+        logits: nn.Parameter,
+        model: nn.Module,
+    ) -> None:
+        """Judge a penalty; ``steep`` are its targets where arctanh meets them unclamped."""
         self.calls += 1
-        check_similarities("targets", targets)
-        if not steep or self._extreme is None or self.calls > _CALLS:
+        if self.calls <= _CALLS and steep is not None:
+            self._targets(steep)
+        if self.calls <= _CALLS and torch.is_grad_enabled():
+            self._gradients(features, loss)
+        if torch.is_grad_enabled():
+            self._optimizer(logits, model)
+
+    def _targets(self, targets: Tensor) -> None:
+        """Warn once if ±1 is not rare among the targets, at the poles of arctanh."""
+        if self._extreme is None:
             return
         self._extreme += int((targets.abs() >= 0.999).sum())
-        self._targets += targets.numel()
-        if self._extreme >= max(4.0, _RARE * self._targets):
+        self._seen_targets += targets.numel()
+        if self._extreme >= max(4.0, _RARE * self._seen_targets):
             warn(
-                f"{self._extreme} of {self._targets} targets so far are ±1, where arctanh is steepest: training tends "
-                'to collapse. Set target_clamp=0.95, or transform="none" with four times the official alpha.'
+                f"{self._extreme} of {self._seen_targets} targets so far are ±1, where arctanh is steepest: training "
+                'tends to collapse. Set target_clamp=0.95, or transform="none" with four times the official alpha.'
             )
             self._extreme = None
 
-    def gradients(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
+    def _gradients(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
         """Warn if the first penalty that is differentiated reaches none of the tapped features."""
-        if self._gradients_known or self.calls > _CALLS:
+        if self._gradients_known:
             return
         if self._largest and self._loss is not None:
             self._gradients_known = True
@@ -68,22 +81,21 @@ class Watch:
             if feature.requires_grad:
                 feature.register_hook(_Largest(self._largest, name))  # type: ignore[no-untyped-call]
 
-    def optimizer(self, logits: nn.Parameter, model: nn.Module) -> None:
+    def _optimizer(self, logits: nn.Parameter, model: nn.Module) -> None:
         """Warn if an optimizer has stepped twice over ``model`` and never over the logits: steps raise versions."""
         weight = next((p for p in model.parameters() if p.requires_grad), None)
         if self._steps == 2 or weight is None or not logits.requires_grad or logits.numel() == 1:
             return
-        version = weight._version
-        if self._seen < 0:
+        if self._weight < 0:
             self._logits = logits._version
-        elif version > self._seen:
+        elif weight._version > self._weight:
             self._steps += 1
             if self._steps == 2 and logits._version == self._logits:
                 warn(
                     "no optimizer holds the regularizer's layer logits, so the layer weights stay as they are: add "
                     'reg.parameter_group() to the optimizer, or set layer_weights="uniform".'
                 )
-        self._seen = version
+        self._weight = weight._version
 
 
 class _Largest:

@@ -72,7 +72,7 @@ ALLOWED = {
     "functional": {"_checks", "kernels"},
     "centering": {"kernels"},
     "targets": {"_checks", "functional", "targets"},
-    "batch": {"_checks", "functional", "targets"},
+    "batch": {"_checks", "targets"},
     "health": {"targets"},
     "pool": {"_checks", "batch", "functional", "health", "targets"},
     "watch": {"_checks"},
