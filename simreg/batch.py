@@ -87,16 +87,10 @@ def complete_batch(
     device: torch.device,
     look: bool,
 ) -> PairBatch:
-    """The batch of a step on ``device``: pairs as ``pairing`` says, and targets of ``target``, where none are given.
+    """The batch of a step on ``device``: pairs (P, 2) as ``pairing`` says and targets of ``target`` if none are given.
 
-    Args:
-        batch: A `PairBatch`, or images (N, C, H, W).
-        targets: Shape (P,) or (N, N), or None.
-        pairs: Shape (P, 2), or None.
-        target: Of the regularizer; it may select some of the pairs.
-        pairing: Of the regularizer.
-        device: Of the regularizer.
-        look: Whether to check values, which on a GPU synchronises.
+    ``batch`` is a `PairBatch` or images (N, C, H, W), ``targets`` are (P,) or (N, N); ``target`` may select some of the
+    pairs; ``look`` says whether to check values, which on a GPU synchronises.
     """
     if isinstance(batch, PairBatch):
         if targets is not None or pairs is not None:

@@ -24,27 +24,16 @@ _PER_VALUE = 2  # centring, each way
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Cost of one training step, with and without the regularizer; see `SimilarityRegularizer.cost`.
-
-    Attributes:
-        mode: ``"separate"``, ``"observe"`` or ``"joint"``.
-        batch_size: B, task images of a step.
-        pairs: Pairs compared.
-        images: Regularization images that pass through the model besides the task images.
-        early_exit: Whether their pass ends after the last tapped layer.
-        plain_flops: Of the step without regularizer, a multiplication and an addition as two.
-        regularized_flops: Of the step with it, ``similarity_flops`` among them.
-        similarity_flops: Of centring, similarities and their gradient.
-    """
+    """FLOPs of one training step, with and without the regularizer; see `SimilarityRegularizer.cost`."""
 
     mode: str
-    batch_size: int
-    pairs: int
-    images: int
-    early_exit: bool
-    plain_flops: int
-    regularized_flops: int
-    similarity_flops: int
+    batch_size: int  # B, task images of a step
+    pairs: int  # that are compared
+    images: int  # regularization images that pass through the model besides the task images
+    early_exit: bool  # whether their pass ends after the last tapped layer
+    plain_flops: int  # a multiplication and an addition as two, backward as twice forward
+    regularized_flops: int  # similarity_flops among them
+    similarity_flops: int  # of centring, similarities and their gradient
 
     @property
     def ratio(self) -> float:
@@ -94,7 +83,7 @@ def estimate(
 def _bare(tap: FeatureTap) -> nn.Module:
     """The model without ``torch.compile`` and DistributedDataParallel, which would prepare a reduction of gradients."""
     model = tap.require_model()
-    if tap.recording:
+    if tap._recorder.armed:
         raise RuntimeError("a pass is being recorded: estimate the cost before or after it.")
     while isinstance(model, nn.parallel.DistributedDataParallel) or "_orig_mod" in model._modules:
         model = model.get_submodule("_orig_mod" if "_orig_mod" in model._modules else "module")

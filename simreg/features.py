@@ -162,11 +162,6 @@ class FeatureTap:
         handles.append(model.register_forward_pre_hook(Hook(begin)))
         self._finalizer = weakref.finalize(self, remove_hooks, handles)
 
-    @property
-    def recording(self) -> bool:
-        """Whether a pass is being recorded."""
-        return self._recorder.armed
-
     @contextlib.contextmanager
     def record(self, *, early_exit: bool = False) -> Iterator[None]:
         """Record the one forward pass that runs inside the block; `take` then gives the features.

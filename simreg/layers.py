@@ -16,14 +16,7 @@ AUTO_LAYERS = 5
 
 
 def layer_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules of ``model`` by name without wrapper prefixes; of a wrapper and what it wraps, the wrapper.
-
-    Example:
-        >>> wrapped = nn.Sequential()
-        >>> wrapped.add_module("module", nn.Sequential(nn.ReLU()))  # as DistributedDataParallel names its model
-        >>> list(layer_modules(wrapped))
-        ['', '0']
-    """
+    """Modules of ``model`` by name without wrapper prefixes; of a wrapper and what it wraps, the wrapper."""
     modules: dict[str, nn.Module] = {}
     wrapper_paths: set[str] = set()
     for name, module in model.named_modules(remove_duplicate=False):
@@ -214,10 +207,6 @@ def channel_dim(module: nn.Module, shape: Sequence[int]) -> int:
 
     Channels come second, as in (N, C, H, W), or last, as in the tokens of a transformer (N, T, C) and its images
     (N, H, W, C). The sizes of the module's own weights tell which; without such it is the second, or the last of three.
-
-    Example:
-        >>> channel_dim(nn.Conv2d(3, 8, 1), (2, 8, 4, 4)), channel_dim(nn.LayerNorm(8), (2, 16, 8))
-        (1, 2)
     """
     last = len(shape) - 1
     if last < 2:

@@ -374,18 +374,13 @@ class SimilarityRegularizer(nn.Module):
         if len(batch) == 0:  # the target selects no pair of this batch
             return self._nothing()
         layers = []
+        how: dict[str, Any] = {"centering": self.centering, "backend": self.backend}
         for index, x in enumerate(features.values()):
             dim = channel_dim(self._tap.modules[index], x.shape)
-            layer = F.similarity(
-                x,
-                batch.pairs,
-                centering=self.centering,
-                running_mean=self.channel_means.of(index, x, dim) if self.centering == "channel" else None,
-                momentum=self.channel_means.momentum,
-                channel_dim=dim,
-                backend=self.backend,
-            )
-            layers.append(layer)
+            if self.centering == "channel":
+                mean = self.channel_means.of(index, x, dim)
+                how.update(running_mean=mean, momentum=self.channel_means.momentum, channel_dim=dim)
+            layers.append(F.similarity(x, batch.pairs, **how))
         similarities = torch.stack(layers)  # (L, P)
         mixed = F.mix_similarities(similarities, self.layer_logits)
         loss = F.similarity_loss(
@@ -396,7 +391,8 @@ class SimilarityRegularizer(nn.Module):
         if self._watch.looks(loss.device):
             unclamped = self.target_clamp is None or self.target_clamp >= 0.999
             steep = batch.targets if self.transform == "arctanh" and unclamped else None
-            self._watch.look(steep, features, loss, self.layer_logits, self._tap.require_model())
+            self._watch.look(features, loss, steep)
+            self._watch.optimizer(self.layer_logits, self._tap.require_model())
         return self.alpha * loss
 
 

@@ -32,22 +32,13 @@ class Watch:
             return False
         return self.calls < _CALLS or device.type == "cpu"
 
-    def look(
-        self,
-        steep: Tensor | None,
-        features: Mapping[str, Tensor],
-        loss: Tensor,
-        logits: nn.Parameter,
-        model: nn.Module,
-    ) -> None:
+    def look(self, features: Mapping[str, Tensor], loss: Tensor, steep: Tensor | None) -> None:
         """Judge a penalty; ``steep`` are its targets where arctanh meets them unclamped."""
         self.calls += 1
         if self.calls <= _CALLS and steep is not None:
             self._targets(steep)
         if self.calls <= _CALLS and torch.is_grad_enabled():
             self._gradients(features, loss)
-        if torch.is_grad_enabled():
-            self._optimizer(logits, model)
 
     def _targets(self, targets: Tensor) -> None:
         """Warn once if ±1 is not rare among the targets, at the poles of arctanh."""
@@ -81,7 +72,7 @@ class Watch:
             if feature.requires_grad:
                 feature.register_hook(_Largest(self._largest, name))  # type: ignore[no-untyped-call]
 
-    def _optimizer(self, logits: nn.Parameter, model: nn.Module) -> None:
+    def optimizer(self, logits: nn.Parameter, model: nn.Module) -> None:
         """Warn if an optimizer has stepped twice over ``model`` and never over the logits: steps raise versions."""
         weight = next((p for p in model.parameters() if p.requires_grad), None)
         if self._steps == 2 or weight is None or not logits.requires_grad or logits.numel() == 1:

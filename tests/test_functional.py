@@ -240,3 +240,22 @@ def test_response_reliability_matches_definition(generator):
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("channel_dim", [1, 2])
+@pytest.mark.parametrize("num_pairs", [None, 3, 300])  # rows i and k + i, few of many, and many
+def test_similarity_moves_the_running_mean_and_gives_the_cosines_of_what_it_leaves(
+    generator, backend, channel_dim, num_pairs
+):
+    n = 40
+    x = torch.rand(n, 6, 5, generator=generator, dtype=torch.float64)
+    pairs = None if num_pairs is None else torch.randint(n, (num_pairs, 2), generator=generator)
+    old = torch.rand(x.shape[channel_dim], generator=generator, dtype=torch.float64)
+    mean = old.clone()
+    options = {"running_mean": mean, "momentum": 0.25, "channel_dim": channel_dim, "backend": backend}
+    ours = F.similarity(x, pairs, **options)
+    torch.testing.assert_close(mean, 0.75 * old + 0.25 * x.mean((0, 3 - channel_dim)))
+    rows = (x - (mean[:, None] if channel_dim == 1 else mean)).flatten(1)
+    i, j = torch.arange(n).chunk(2) if pairs is None else pairs.unbind(1)
+    torch.testing.assert_close(ours, torch.nn.functional.cosine_similarity(rows[i], rows[j]))

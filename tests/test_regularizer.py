@@ -815,3 +815,43 @@ def test_public_names_are_those_of_the_contract():
     assert set(names.split()) <= set(simreg.__all__)
     functions = "center_features pairwise_cosine paired_cosine mix_similarities fisher_z similarity_loss"
     assert all(callable(getattr(F, n)) for n in functions.split())
+
+
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6),
+    reason="older compilers cannot trace `with reg.observe():`",
+)
+@pytest.mark.parametrize("pairing", ["pairs", "all"])
+@pytest.mark.parametrize("centering", ["channel", "image"])
+def test_a_compiled_step_has_no_graph_break_and_equals_eager(make_net, images, pairing, centering):
+    targets = torch.linspace(-0.5, 0.5, 4 if pairing == "pairs" else 28)
+    results, graphs = [], []
+
+    def count(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        net = make_net()
+        reg = SimilarityRegularizer(net, LAYERS, pairing=pairing, centering=centering)
+
+        def loss(x, y, t, net=net, reg=reg):
+            with reg.observe():
+                logits = net(x)
+            return nn.functional.cross_entropy(logits, y) + reg.penalty(t)
+
+        step = torch.compile(loss, fullgraph=True, backend=count) if compiled else loss
+        optimizer = torch.optim.SGD([*net.parameters(), *reg.parameters()], lr=0.01)
+        history = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            value = step(images, torch.arange(8), targets)
+            value.backward()
+            optimizer.step()
+            history.append(value.detach())
+        results.append([torch.stack(history), reg.channel_means.layer_0, reg.layer_logits.detach()])
+        assert reg.stats["loss"] > 0
+    torch._dynamo.reset()
+    assert len(graphs) <= 2  # the first step also makes the running means
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)

@@ -64,13 +64,7 @@ def products(
 
 
 def as_rows(features: Tensor, channel_dim: int = 1) -> tuple[Tensor, int]:
-    """Features (N, ...) as rows (N, O, I) in the order of memory, a view where possible, and where the channels are.
-
-    Example:
-        >>> rows, axis = as_rows(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last))
-        >>> tuple(rows.shape), axis
-        ((2, 20, 3), 2)
-    """
+    """Features (N, ...) as rows (N, O, I) in the order of memory, a view where possible, and where the channels are."""
     rows = features.movedim(channel_dim, 1).flatten(2) if features.ndim > 2 else features.unsqueeze(2)
     last = rows.stride(1) == 1 and rows.shape[2] > 1
     return (rows.mT, 2) if last else (rows, 1)
