@@ -29,7 +29,8 @@ class RegularizationPool:
     """Regularization images, their targets, and an endless, resumable stream of their pairs.
 
     The pool keeps the raw images; targets are computed from the raw pixels of the images of a step, so a step costs
-    O(k) and set-up O(N): there is no N x N matrix and no list of pairs.
+    O(k) and set-up O(N): there is no N x N matrix and no list of pairs. Raises ``ValueError`` if images are fewer than
+    2, outside [0, 1], NaN or blank (all pixels equal), or target or labels are for another number of them.
 
     Args:
         images: Shape (N, C, H, W), N >= 2, uint8 or floating point in [0, 1]; kept by reference, on its device.
@@ -39,16 +40,10 @@ class RegularizationPool:
             targets do not see it.
         seed: Of the private generator that draws pairs.
 
-    Raises:
-        ValueError: If there are fewer than 2 images, images outside [0, 1], NaN or blank ones (all pixels equal), or
-            target or labels for another number of images.
-        TypeError: If an argument has the wrong type.
-
     Example:
         >>> from simreg import PixelTarget
         >>> images = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        >>> pool = RegularizationPool(images, PixelTarget())
-        >>> batch = next(pool.batches(pairs_per_batch=4))
+        >>> batch = next(RegularizationPool(images, PixelTarget()).batches(pairs_per_batch=4))
         >>> batch.images.shape, batch.targets.shape
         (torch.Size([8, 1, 8, 8]), torch.Size([4]))
     """
@@ -69,13 +64,13 @@ class RegularizationPool:
             raise ValueError(f"images must hold at least 2 images to form a pair, got {n}.")
         _check_content(images)
         if labels is not None:
-            labels = to_tensor("labels", labels)
+            labels = to_tensor("labels", labels).to(images.device)
             if labels.shape != (n,) or labels.is_floating_point() or int(labels.min()) < 0:
                 raise ValueError(f"labels must have shape ({n},) and be integers >= 0, got {describe(labels)}.")
         target.check_size(n)
         self.images = images
-        self.labels = None if labels is None else labels.to(images.device)
-        self.target = target.fit(images, self.labels)
+        self.labels = labels
+        self.target = target.fit(images, labels)
         self.transform = transform
         self._generator = torch.Generator().manual_seed(seed)
         self._found: dict[str, Tensor] = {}  # stratum -> pairs found by scans and not used yet, (H, 2)
@@ -101,6 +96,8 @@ class RegularizationPool:
     ) -> Iterator[PairBatch]:
         """Endless stream of batches; all streams of a pool draw from its one generator.
 
+        Raises ``ValueError`` if an argument is out of range or, at a step, no pair of a wanted kind can be found.
+
         Args:
             pairs_per_batch: k, pairs of a step, distinct within it.
             sampling: ``"uniform"`` draws every pair i < j that the target selects equally often; ``"stratified"``
@@ -108,49 +105,36 @@ class RegularizationPool:
             share: Of non-zero targets, for ``"stratified"``; the expected number each step.
             pairing: ``"pairs"`` gives 2k images, row i paired with row k + i; ``"all"`` gives m distinct images and
                 all their pairs, where k = m (m - 1) / 2 (the cheaper way to many pairs).
-
-        Returns:
-            Iterator of `PairBatch`.
-
-        Raises:
-            ValueError: If the pool has too few pairs, ``share`` is outside [0, 1], k is no such number with
-                ``"all"``, or no pair of a wanted kind can be found.
         """
         check_choice("sampling", sampling, ("uniform", "stratified"))
         check_choice("pairing", pairing, ("pairs", "all"))
-        if isinstance(pairs_per_batch, bool) or not isinstance(pairs_per_batch, int) or pairs_per_batch < 1:
-            raise ValueError(f"pairs_per_batch must be an integer >= 1, got {pairs_per_batch!r}.")
-        if pairs_per_batch > self.num_pairs:
-            raise ValueError(
-                f"pairs_per_batch={pairs_per_batch}: a pool of {len(self)} images has only {self.num_pairs} pairs."
-            )
+        k = pairs_per_batch
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= self.num_pairs:
+            have = f"a pool of {len(self)} images has only {self.num_pairs} pairs"
+            raise ValueError(f"pairs_per_batch must be an integer >= 1, and {have}, got {k!r}.")
         if not 0 <= share <= 1:
             raise ValueError(f"share must be in [0, 1], got {share!r}.")
-        if pairing == "all":
-            if sampling != "uniform":
-                raise ValueError(
-                    'pairing="all" takes all pairs of random images: it goes with sampling="uniform" only.'
-                )
-            return self._all_batches(_images_for(pairs_per_batch))
-        return self._pair_batches(pairs_per_batch, share if sampling == "stratified" else None)
+        if pairing == "pairs":
+            return self._pair_batches(k, share if sampling == "stratified" else None)
+        if sampling != "uniform":
+            raise ValueError('pairing="all" takes all pairs of random images: it goes with sampling="uniform" only.')
+        m = (1 + math.isqrt(1 + 8 * k)) // 2
+        if math.comb(m, 2) != k:
+            fitting = " or ".join(f"{math.comb(i, 2)} ({i} images)" for i in (m, m + 1))
+            raise ValueError(f'pairs_per_batch={k}: pairing="all" takes all pairs of m images, so {fitting}.')
+        return self._all_batches(m)
 
     def health(self, pairs_per_batch: int = 16, *, bins: int = 40) -> TargetHealth:
         """Share of +1, 0 and -1 targets and histogram of the base similarity.
 
-        Exact for pools of up to 8192 images (fewer when images are large), else of the pairs of a random subset of
-        the images. Warns when fewer than 1% of the targets differ from 0: most steps then only ask for orthogonal
-        features.
+        Exact for pools of up to 8192 images (fewer when images are large), else of the pairs of a random subset. Warns
+        when fewer than 1% of the targets differ from 0: most steps then only ask for orthogonal features.
 
         Args:
             pairs_per_batch: k, for ``expected_per_step``.
             bins: Of the histogram over [-1, 1].
-
-        Returns:
-            The shares and the histogram.
         """
-        health = measure_health(
-            self.target, self._representation, len(self), pairs_per_batch=pairs_per_batch, bins=bins
-        )
+        health = measure_health(self.target, self._represent, len(self), pairs_per_batch=pairs_per_batch, bins=bins)
         if health.selected == 0:
             warn("the target selects no pair of the pool: change its threshold or select=.")
         elif 1.0 - health.zero < 0.01:
@@ -165,11 +149,7 @@ class RegularizationPool:
         return {"generator": self._generator.get_state(), "found": {k: v.clone() for k, v in self._found.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the pair stream of `state_dict`.
-
-        Raises:
-            ValueError: If ``state`` is not one.
-        """
+        """Continue the pair stream of `state_dict`; ``ValueError`` if ``state`` is not one."""
         if set(state) != {"generator", "found"}:
             raise ValueError(f"state must be that of RegularizationPool.state_dict(), got keys {sorted(state)}.")
         self._generator.set_state(state["generator"].cpu())
@@ -180,77 +160,71 @@ class RegularizationPool:
             if share is None:
                 pairs = self._draw(k, "any")
             else:
-                wanted = share * k
-                extra = float(torch.rand((), generator=self._generator)) < wanted % 1
-                nonzero = int(wanted) + int(extra)
+                extra = float(torch.rand((), generator=self._generator)) < share * k % 1
+                nonzero = int(share * k) + int(extra)
                 pairs = torch.cat([self._draw(nonzero, "nonzero"), self._draw(k - nonzero, "zero")])
-            indices = pairs.T.reshape(-1)
-            raw, base = self._raw_and_base(indices, _halves(k))
+            indices = pairs.T.flatten()
+            raw, base = self._look(indices)
             yield PairBatch(self._transformed(raw), self.target.shape(base), None, indices)
 
     def _all_batches(self, m: int) -> Iterator[PairBatch]:
-        while True:
-            for _ in range(_SCANS_WITHOUT_HIT):
-                indices, pairs = torch.randperm(len(self), generator=self._generator)[:m], all_pairs(m)
-                raw, base = self._raw_and_base(indices, pairs)
-                targets, pairs = self.target.taking_part(base, pairs)
-                if len(pairs):
-                    yield PairBatch(self._transformed(raw), targets, pairs.to(raw.device), indices)
-                    break
-            else:
-                raise ValueError(
-                    f"no pair {_KINDS['any']} was found among all pairs of {m} images in {_SCANS_WITHOUT_HIT} draws: "
-                    "take more pairs a step, or change the threshold or select=."
-                )
+        misses = 0
+        while misses < _SCANS_WITHOUT_HIT:
+            indices = torch.randperm(len(self), generator=self._generator)[:m]
+            raw, base = self._look(indices, all_pairs(m))
+            targets, pairs = self.target.taking_part(base, all_pairs(m))
+            misses = 0 if len(pairs) else misses + 1
+            if len(pairs):
+                yield PairBatch(self._transformed(raw), targets, pairs.to(raw.device), indices)
+        raise ValueError(
+            f"no pair {_KINDS['any']} was found among all pairs of {m} images in {_SCANS_WITHOUT_HIT} draws: take more "
+            "pairs a step, or change the threshold or select=."
+        )
 
     def _transformed(self, raw: Tensor) -> Tensor:
         return raw if self.transform is None else self.transform(raw)
 
-    def _raw_and_base(self, indices: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Images in rows ``indices`` of the pool, in [0, 1], and the base similarity of ``pairs`` of them."""
-        on_device = indices.to(self.images.device, non_blocking=True)
-        raw = unit_float(self.images[on_device])
-        return raw, self.target.paired(pairs, raw, labels=self._labels(on_device), indices=on_device)
+    def _given(self, indices: Tensor) -> dict[str, Any]:
+        """What a target is given of the images in rows ``indices`` of the pool."""
+        indices = indices.to(self.images.device, non_blocking=True)
+        labels = None if self.labels is None else self.labels[indices]
+        return {"images": unit_float(self.images[indices]), "labels": labels, "indices": indices}
 
-    def _labels(self, indices: Tensor) -> Tensor | None:
-        return None if self.labels is None else self.labels[indices]
+    def _represent(self, indices: Tensor) -> Tensor:
+        return self.target.representation(**self._given(indices))
 
-    def _representation(self, indices: Tensor) -> Tensor:
-        indices = indices.to(self.images.device)
-        return self.target.representation(self.images[indices], labels=self._labels(indices), indices=indices)
+    def _look(self, indices: Tensor, pairs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images in rows ``indices``, and base similarity of ``pairs`` of them, by default of i and k + i of 2k."""
+        pairs = torch.arange(len(indices)).view(2, -1).T if pairs is None else pairs
+        given = self._given(indices)
+        return given["images"], self.target.paired(pairs, **given)
 
     def _uniform(self, k: int) -> Tensor:
         """Distinct pairs i < j, each equally likely, (k, 2)."""
         if self.num_pairs <= 16 * k:
-            flat = torch.randperm(self.num_pairs, generator=self._generator)[:k]
-            return all_pairs(len(self))[flat]
+            return all_pairs(len(self))[torch.randperm(self.num_pairs, generator=self._generator)[:k]]
         pairs = torch.empty(0, 2, dtype=torch.int64)
-        while pairs.shape[0] < k:
-            i = torch.randint(len(self), (k,), generator=self._generator)
-            j = torch.randint(len(self) - 1, (k,), generator=self._generator)
-            j = j + (j >= i)  # uniform over j != i
-            pairs = torch.cat([pairs, torch.stack([torch.minimum(i, j), torch.maximum(i, j)], dim=1)])
-            pairs = _distinct(pairs)
+        while len(pairs) < k:
+            i, j = (torch.randint(n, (k,), generator=self._generator) for n in (len(self), len(self) - 1))
+            drawn = torch.stack([i, j + (j >= i)], dim=1)  # uniform over j != i
+            pairs = _distinct(torch.cat([pairs, drawn.sort(dim=1).values]))
         return pairs[:k]
 
     def _draw(self, k: int, stratum: Stratum) -> Tensor:
         """Pairs of a stratum, (k, 2), each equally likely: by rejection while common, by scans of blocks when rare."""
-        if k == 0:
-            return torch.empty(0, 2, dtype=torch.int64)
-        if stratum == "any" and self.target.selected(torch.zeros(1)) is None:
+        if k == 0 or (stratum == "any" and self.target.selected(torch.zeros(1)) is None):
             return self._uniform(k)
         pairs = self._uniform(min(4 * k, self.num_pairs))
-        _, base = self._raw_and_base(pairs.T.reshape(-1), _halves(pairs.shape[0]))
+        _, base = self._look(pairs.T.flatten())
         pairs = pairs[self._belongs(base, stratum).cpu()]
         stalled = 0
-        while pairs.shape[0] < k:
-            found = self._found.get(stratum)
-            if found is None or found.shape[0] == 0:
-                found = self._scan(stratum)
-            before, missing = pairs.shape[0], k - pairs.shape[0]
+        while len(pairs) < k:
+            found = self._found.get(stratum, pairs[:0])
+            found = found if len(found) else self._scan(stratum)
+            before, missing = len(pairs), k - len(pairs)
             pairs = _distinct(torch.cat([pairs, found[:missing]]))
             self._found[stratum] = found[missing:]
-            stalled = stalled + 1 if pairs.shape[0] == before else 0
+            stalled = stalled + 1 if len(pairs) == before else 0
             if stalled == _SCANS_WITHOUT_HIT:
                 raise ValueError(
                     f"only {before} distinct pairs {_KINDS[stratum]} were found, but a step wants {k}: lower share= or "
@@ -260,15 +234,14 @@ class RegularizationPool:
 
     def _scan(self, stratum: Stratum) -> Tensor:
         """Pairs of a stratum between two random blocks of images, in random order, (H, 2) with 1 <= H <= 64."""
+        half = min(_SCAN, len(self) // 2)
         for _ in range(_SCANS_WITHOUT_HIT):
-            order = torch.randperm(len(self), generator=self._generator)
-            half = min(_SCAN, len(self) // 2)
-            first, second = order[:half], order[half : 2 * half]
-            base = self.target.outer(self._representation(first), self._representation(second))
+            first, second = torch.randperm(len(self), generator=self._generator)[: 2 * half].view(2, half)
+            base = self.target.outer(self._represent(first), self._represent(second))
             hits = self._belongs(base, stratum).nonzero().cpu()
-            if hits.shape[0]:
-                hits = hits[torch.randperm(hits.shape[0], generator=self._generator)[:_SCAN_HITS]]
-                return torch.stack([first[hits[:, 0]], second[hits[:, 1]]], dim=1).sort(dim=1).values
+            if len(hits):
+                i, j = hits[torch.randperm(len(hits), generator=self._generator)[:_SCAN_HITS]].T
+                return torch.stack([first[i], second[j]], dim=1).sort(dim=1).values
         raise ValueError(
             f"no pair {_KINDS[stratum]} was found among {_SCANS_WITHOUT_HIT * half * half:,} pairs of the pool: "
             "change the threshold, select= or share=; pool.health() shows the similarities."
@@ -277,42 +250,23 @@ class RegularizationPool:
     def _belongs(self, base: Tensor, stratum: Stratum) -> Tensor:
         selected = self.target.selected(base)
         keep = torch.ones_like(base, dtype=torch.bool) if selected is None else selected
-        if stratum == "any":
-            return keep
-        nonzero = self.target.shape(base) != 0
-        return keep & (nonzero if stratum == "nonzero" else ~nonzero)
-
-
-def _halves(k: int) -> Tensor:
-    return torch.stack([torch.arange(k), torch.arange(k) + k], dim=1)
+        return keep if stratum == "any" else keep & ((self.target.shape(base) != 0) == (stratum == "nonzero"))
 
 
 def _distinct(pairs: Tensor) -> Tensor:
-    """Rows of ``pairs`` without repetitions, in order of first appearance."""
-    _, inverse = torch.unique(pairs, dim=0, return_inverse=True)
-    first = torch.full((len(pairs),), len(pairs)).scatter_reduce(0, inverse, torch.arange(len(pairs)), "amin")
-    return pairs[first[first < len(pairs)].sort().values]
-
-
-def _images_for(pairs: int) -> int:
-    m = (1 + math.isqrt(1 + 8 * pairs)) // 2
-    if math.comb(m, 2) != pairs:
-        raise ValueError(
-            f'pairs_per_batch={pairs}: pairing="all" takes all pairs of m images, so {math.comb(m, 2)} ({m} images) or '
-            f"{math.comb(m + 1, 2)} ({m + 1} images)."
-        )
-    return m
+    """Rows of ``pairs`` (P >= 1, 2) without repetitions, in order of first appearance."""
+    return torch.tensor(list(dict.fromkeys(map(tuple, pairs.tolist()))))
 
 
 def _check_content(images: Tensor) -> None:
-    blank: list[int] = []
-    for start in range(0, images.shape[0], _CHUNK):
-        chunk = images[start : start + _CHUNK]
+    flat = []
+    for chunk in torch.split(images, _CHUNK):
         check_unit_range("images", chunk)
         low, high = torch.aminmax(chunk.flatten(1), dim=1)
-        blank += (start + (low == high).nonzero().flatten()).tolist()
+        flat.append(low == high)
+    blank = torch.cat(flat).nonzero().flatten().tolist()
     if blank:
-        rows = ", ".join(map(str, blank[:5])) + (", ..." if len(blank) > 5 else "")
+        rows = ", ".join(map(str, blank[:5])) + ", ..." * (len(blank) > 5)
         raise ValueError(
             f"images: {len(blank)} are blank, all their pixels equal, and have no similarity to others (rows {rows}): "
             "leave them out of the pool."

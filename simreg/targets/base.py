@@ -13,15 +13,14 @@ Self = TypeVar("Self", bound="Target")
 
 
 class Target(ABC):
-    """Strategy that yields the target similarity of pairs of images."""
+    """Strategy that yields the target similarity of pairs of images.
+
+    Everywhere, images have shape (N, C, H, W), uint8 or in [0, 1]; labels, (N,), are their classes, and indices, (N,),
+    their rows in the pool that the target is tied to.
+    """
 
     def fit(self: Self, images: Tensor, labels: Tensor | None = None) -> Self:
-        """A copy bound to the statistics of these images; the target itself where it needs none.
-
-        Args:
-            images: Shape (N, C, H, W), uint8 or in [0, 1].
-            labels: Shape (N,): class of each image.
-        """
+        """A copy bound to the statistics of these images; the target itself where it needs none."""
         return self
 
     def check_size(self, n: int) -> None:
@@ -32,19 +31,7 @@ class Target(ABC):
     def representation(
         self, images: Tensor | None = None, *, labels: Tensor | None = None, indices: Tensor | None = None
     ) -> Tensor:
-        """Unit vectors whose inner products are the base similarity.
-
-        Args:
-            images: Shape (N, C, H, W), uint8 or in [0, 1].
-            labels: Shape (N,): class of each image.
-            indices: Shape (N,): row of each image in the pool that the target is tied to.
-
-        Returns:
-            Shape (N, R).
-
-        Raises:
-            ValueError: If what the target needs is missing.
-        """
+        """Unit vectors, (N, R), whose products are the base similarity; ``ValueError`` if what they need is missing."""
 
     def inner(self, first: Tensor, second: Tensor) -> Tensor:
         """Base similarity of row i of ``first`` with row i of ``second``, representations of shape (P, R)."""
@@ -73,9 +60,7 @@ class Target(ABC):
         """Base similarity, (P,) in [-1, 1], of ``pairs`` (P, 2) of the rows that `representation` is given."""
         rows = self.representation(images, labels=labels, indices=indices)
         i, j = pairs.to(rows.device).unbind(1)
-        if is_dense(rows.shape[0], pairs):
-            return self.outer(rows, rows)[i, j]
-        return self.inner(rows[i], rows[j])
+        return self.outer(rows, rows)[i, j] if is_dense(len(rows), pairs) else self.inner(rows[i], rows[j])
 
     def taking_part(self, base: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Target similarities of those ``pairs`` (P, 2), of ``base`` similarity (P,), that are selected; and these."""
@@ -85,17 +70,23 @@ class Target(ABC):
         return self.shape(base[selected]), pairs[selected.to(pairs.device)]
 
 
-def require_indices(indices: Tensor | None) -> Tensor:
-    """Raise ``ValueError`` if there are no pool rows; returns them."""
-    if indices is None:
-        raise ValueError(
-            "indices: this target knows its images by their row in a pool; use it through RegularizationPool, or pass "
-            "indices= (N,), or the target similarities themselves."
-        )
-    return indices
+class PoolTarget(Target):
+    """Target of the images of one pool: row i of ``rows``, shape (N, R), belongs to image i."""
 
+    rows: Tensor
 
-def check_rows(name: str, rows: int, n: int) -> None:
-    """Raise ``ValueError`` if a target of ``rows`` images meets a pool of ``n``."""
-    if rows != n:
-        raise ValueError(f"{name}: {rows} images are described, but the pool has {n}; row i must belong to image i.")
+    def check_size(self, n: int) -> None:
+        """Raise ``ValueError`` unless there are ``n`` rows."""
+        if len(self.rows) != n:
+            name = type(self).__name__
+            raise ValueError(f"{name}: {len(self.rows)} images are described, but the pool has {n}; row i is image i.")
+
+    def located(self, indices: Tensor | None) -> Tensor:
+        """Pool rows, which must be given, with ``rows`` moved to their device."""
+        if indices is None:
+            raise ValueError(
+                "indices: this target knows its images by their row in a pool; use it through RegularizationPool, or "
+                "pass indices= (N,), or the target similarities themselves."
+            )
+        self.rows = self.rows.to(indices.device)
+        return indices

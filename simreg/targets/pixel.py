@@ -43,16 +43,15 @@ class PixelTarget(Target):
         check_choice("color", color, ("gray", "rgb"))
         self.centering = centering
         self.color = color
-        self.mean: Tensor | None = None  # (R,)
+        self.mean: Tensor | None = None  # (R,), of the images given to `fit`
 
     def fit(self, images: Tensor, labels: Tensor | None = None) -> PixelTarget:
         """A copy that subtracts the mean image of ``images``, shape (N, C, H, W), uint8 or in [0, 1]."""
         check_images("images", images)
         fitted = copy.copy(self)
         if self.centering == "dataset":
-            chunks = (images[i : i + _CHUNK] for i in range(0, images.shape[0], _CHUNK))
-            totals = torch.stack([self._rows(chunk).sum(dim=0, dtype=torch.float64) for chunk in chunks])
-            fitted.mean = (totals.sum(dim=0) / images.shape[0]).float()
+            totals = [self._rows(chunk).sum(dim=0, dtype=torch.float64) for chunk in torch.split(images, _CHUNK)]
+            fitted.mean = (torch.stack(totals).sum(dim=0) / len(images)).float()
         return fitted
 
     def representation(
@@ -62,24 +61,18 @@ class PixelTarget(Target):
         if images is None:
             raise ValueError("images: a pixel target needs the images themselves, in [0, 1]; pass images, not targets.")
         rows = self._rows(check_images("images", images))
-        return unit_rows(self._centred(rows, images), _NORM_FLOOR)
+        if self.mean is not None:
+            if len(self.mean) != rows.shape[1]:
+                raise ValueError(
+                    f"images of shape {tuple(images.shape)} have {rows.shape[1]} pixels to compare, but the target was "
+                    f"fitted on images with {len(self.mean)}: resize them, or fit the target on images of this size."
+                )
+            self.mean = self.mean.to(rows.device)  # once, not every step
+            rows = rows - self.mean.to(rows.dtype)
+        elif self.centering != "none":
+            rows = rows - rows.mean(dim=0 if self.centering == "dataset" else 1, keepdim=True)
+        return unit_rows(rows, _NORM_FLOOR)
 
     def _rows(self, images: Tensor) -> Tensor:
         values = as_float(unit_float(images.detach()))
         return (values.mean(dim=1) if self.color == "gray" else values).flatten(1)
-
-    def _centred(self, rows: Tensor, images: Tensor) -> Tensor:
-        if self.centering == "none":
-            return rows
-        if self.centering == "image":
-            return rows - rows.mean(dim=1, keepdim=True)
-        if self.mean is None:
-            return rows - rows.mean(dim=0, keepdim=True)
-        if self.mean.shape[0] != rows.shape[1]:
-            raise ValueError(
-                f"images of shape {tuple(images.shape)} have {rows.shape[1]} pixels to compare, but the target was "
-                f"fitted on images with {self.mean.shape[0]}: resize them, or fit the target on images of this size."
-            )
-        if self.mean.device != rows.device:
-            self.mean = self.mean.to(rows.device)  # once, not every step
-        return rows - self.mean.to(rows.dtype)

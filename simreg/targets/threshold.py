@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from simreg._checks import check_choice, describe
+from simreg._checks import check_choice, check_positive, describe
 from simreg.targets.base import Target
 from simreg.targets.pixel import PixelTarget
 
 Selection = Literal["all", "low", "high", "positive", "negative", "high_positive", "double"]
-SELECTIONS = ("all", "low", "high", "positive", "negative", "high_positive", "double")
+
+# What takes part, by selection: + above the threshold, - below its negative, 0 low magnitudes.
+_PARTS = {"low": "0", "high": "+-", "positive": "+0", "negative": "-0", "high_positive": "+", "double": "+-0"}
 
 
 class ThresholdTarget(Target):
@@ -28,15 +31,11 @@ class ThresholdTarget(Target):
         threshold: Th, in (0, 1).
         of: Target whose base similarity is thresholded; by default `PixelTarget`.
         select: Which pairs take part.
-        low: Second, lower threshold of ``"double"``, in (0, Th).
-
-    Raises:
-        ValueError: If a threshold is out of range, or ``low`` is given without ``"double"`` or missing with it.
+        low: Second, lower threshold of ``"double"``, in (0, Th); ``ValueError`` without it, and with it elsewhere.
 
     Source: the paper, S^Th and its ablations.
 
     Example:
-        >>> import torch
         >>> ThresholdTarget(0.8).shape(torch.tensor([0.9, 0.1, -0.9]))
         tensor([ 1.,  0., -1.])
     """
@@ -44,15 +43,12 @@ class ThresholdTarget(Target):
     def __init__(
         self, threshold: float = 0.8, *, of: Target | None = None, select: Selection = "all", low: float | None = None
     ) -> None:
-        check_choice("select", select, SELECTIONS)
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-            raise TypeError(f"threshold must be a number in (0, 1), got {describe(threshold)}.")
-        if not 0 < threshold < 1:
+        check_choice("select", select, ("all", *_PARTS))
+        check_positive("threshold", threshold)
+        if threshold >= 1:
             raise ValueError(f"threshold must be in (0, 1), got {threshold!r}.")
         if (low is not None) != (select == "double"):
-            raise ValueError(
-                f'low={low!r}, select={select!r}: the lower threshold belongs to select="double", and only there.'
-            )
+            raise ValueError(f'low={low!r}, select={select!r}: the lower threshold belongs to select="double" only.')
         if low is not None and not 0 < low < threshold:
             raise ValueError(f"low must be in (0, {threshold}), below the threshold, got {low!r}.")
         if of is not None and not isinstance(of, Target):
@@ -96,13 +92,5 @@ class ThresholdTarget(Target):
         if self.select == "all":
             return None
         s = self.of.shape(similarity)
-        high, low = s.abs() > self.threshold, s.abs() < (self.low or self.threshold)
-        positive, negative = s > self.threshold, s < -self.threshold
-        return {
-            "low": low,
-            "high": high,
-            "positive": positive | low,
-            "negative": negative | low,
-            "high_positive": positive,
-            "double": high | low,
-        }[self.select]
+        parts = {"+": s > self.threshold, "-": s < -self.threshold, "0": s.abs() < (self.low or self.threshold)}
+        return torch.stack([parts[part] for part in _PARTS[self.select]]).any(dim=0)
