@@ -106,14 +106,10 @@ def paired_cosine(
     eps: float = 1e-8,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""Cosine similarity of chosen pairs of images in one layer, (P,): entries of `pairwise_cosine`.
+    """Cosine similarity of chosen pairs of images in one layer, (P,): entries of `pairwise_cosine`.
 
-    Args:
-        features: Shape (N, ...), any floating dtype; flattened to (N, D).
-        pairs: Shape (P, 2), int64: the two images of each pair. By default N = 2k and image i is paired with k + i.
-        centering: As for `pairwise_cosine`, as what follows; means are over all N images.
-        eps: Floor on a row's norm.
-        backend: Of the products.
+    Arguments are those of `pairwise_cosine`, means are over all N images, and ``pairs`` (P, 2), int64, by default
+    those of image i with k + i of N = 2k.
 
     Example:
         >>> paired_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, -1.0]]), centering="none")

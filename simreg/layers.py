@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Iterable, Sequence
 
 from torch import nn
@@ -11,6 +12,7 @@ from simreg._checks import near_matches
 
 WRAPPER_SEGMENTS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _WEIGHT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+_CONTAINERS = (nn.Sequential, nn.ModuleList)
 _HEADS = ("head", "classifier", "fc", "aux", "pre_logits", "last_linear", "logits")
 AUTO_LAYERS = 5
 
@@ -21,15 +23,10 @@ def layer_modules(model: nn.Module) -> dict[str, nn.Module]:
     wrapper_paths: set[str] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         parent, _, leaf = name.rpartition(".")
-        if leaf in WRAPPER_SEGMENTS and _wraps(model.get_submodule(parent), module):
-            wrapper_paths.add(name)
+        if leaf in WRAPPER_SEGMENTS and all(m is module for m in model.get_submodule(parent).children()):
+            wrapper_paths.add(name)  # one child among others would be no wrapped model
         modules.setdefault(_clean(name, wrapper_paths), module)
     return modules
-
-
-def _wraps(parent: nn.Module, child: nn.Module) -> bool:
-    """Whether ``child`` is all that ``parent`` holds: one child among others is no wrapped model."""
-    return all(m is child for m in parent.children())
 
 
 def _clean(name: str, wrapper_paths: set[str]) -> str:
@@ -39,12 +36,7 @@ def _clean(name: str, wrapper_paths: set[str]) -> str:
 
 
 def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
-    """Names of the layers that ``layers`` asks for, each once: names, globs, ``"auto"`` or ``"early"``.
-
-    Raises:
-        ValueError: If a name or glob matches nothing; near matches are listed.
-        TypeError: If ``layers`` are no names.
-    """
+    """Names of the layers that ``layers`` asks for, each once; see `FeatureTap`."""
     if layers in ("auto", "early"):
         return auto_layers(model) if layers == "auto" else early_layers(model)
     patterns = [layers] if isinstance(layers, str) else list(layers)
@@ -53,7 +45,7 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
     names = [name for name in layer_modules(model) if name]
     found: dict[str, None] = {}
     for pattern in patterns:
-        matched = [n for n in names if _matches(n, _strip(pattern))]
+        matched = [n for n in names if _matches(n, pattern)]
         if not matched:
             near = near_matches(pattern, [*names, "auto", "early"]) or names[:10]
             raise ValueError(
@@ -63,16 +55,10 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _strip(pattern: str) -> str:
-    """``pattern`` without the prefixes that wrappers put in front, so that names from a wrapped model match too."""
-    segments = pattern.split(".")
-    while len(segments) > 1 and segments[0] in WRAPPER_SEGMENTS:
-        segments = segments[1:]
-    return ".".join(segments)
-
-
 def _matches(name: str, pattern: str) -> bool:
-    names, patterns = name.split("."), pattern.split(".")
+    """Whether a pattern, without the prefixes that wrappers put in front, fits a name segment by segment."""
+    names = name.split(".")
+    patterns = list(itertools.dropwhile(WRAPPER_SEGMENTS.__contains__, pattern.split("."))) or [pattern]
     return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
 
 
@@ -155,20 +141,16 @@ def _expanded(module: nn.Module) -> list[nn.Module]:
 
 def _is_chain(module: nn.Module) -> bool:
     """Whether ``module`` runs blocks one after the other: most of its weight layers sit in parts that are blocks."""
-    if _is_container(module):
+    if isinstance(module, _CONTAINERS):
         return 2 * sum(w for w in map(_weights, module.children()) if w >= 2) > _weights(module)
     # A stage or backbone of its own class keeps its blocks in containers. Where much else surrounds them, as in blocks
     # that mix convolutions with a small transformer, the inner features are not the module's.
-    chains = [p for p in module.children() if _is_container(p) and _is_chain(p)]
+    chains = [p for p in module.children() if isinstance(p, _CONTAINERS) and _is_chain(p)]
     return sum(map(_weights, chains)) > 0.8 * _weights(module)
 
 
-def _is_container(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Sequential, nn.ModuleList))
-
-
 def _parts(module: nn.Module) -> list[nn.Module]:
-    return _grouped(module.children()) if _is_container(module) else []
+    return _grouped(module.children()) if isinstance(module, _CONTAINERS) else []
 
 
 def _grouped(units: Iterable[nn.Module]) -> list[nn.Module]:
@@ -182,7 +164,7 @@ def _grouped(units: Iterable[nn.Module]) -> list[nn.Module]:
         if _weights(unit):
             groups.append(unit)
             extends = True
-        elif extends and (_is_norm(unit) or (_is_activation(unit) and not shared)):
+        elif extends and ("norm" in type(unit).__name__.lower() or (_is_activation(unit) and not shared)):
             groups[-1] = unit
         else:
             extends = False
@@ -191,10 +173,6 @@ def _grouped(units: Iterable[nn.Module]) -> list[nn.Module]:
 
 def _is_activation(module: nn.Module) -> bool:
     return "activation" in type(module).__module__ and not _weights(module)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
 
 
 def _weights(module: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,7 @@ class Watch:
         self._extreme: int | None = 0  # ±1 among the targets; None once warned
         self._seen_targets = 0
         self._loss: Tensor | None = None
-        self._largest: dict[str, Tensor] = {}  # gradient of each layer's features
-        self._gradients_known = False
+        self._largest: dict[str, Tensor] | None = {}  # gradient of each layer's features; None once judged
         self._weight, self._steps = -1, 0  # version of a weight, and steps of an optimizer over it
         self._logits = -1  # their version at first
 
@@ -55,22 +55,20 @@ class Watch:
 
     def _gradients(self, features: Mapping[str, Tensor], loss: Tensor) -> None:
         """Warn if the first penalty that is differentiated reaches none of the tapped features."""
-        if self._gradients_known:
-            return
         if self._largest and self._loss is not None:
-            self._gradients_known = True
             if float(self._loss) > 0 and all(float(value) == 0 for value in self._largest.values()):
                 warn(
                     f"the gradient of the penalty is zero in all tapped layers ({', '.join(self._largest)}), so it "
                     "changes nothing: their features are constant or dead. Tap other layers, or mend the initial "
                     "weights."
                 )
-            self._largest, self._loss = {}, None
+            self._largest = None
+        if self._largest is None:
             return
         self._loss = loss.detach()
         for name, feature in features.items():
             if feature.requires_grad:
-                feature.register_hook(_Largest(self._largest, name))  # type: ignore[no-untyped-call]
+                feature.register_hook(partial(self._note, name))  # type: ignore[no-untyped-call]
 
     def optimizer(self, logits: nn.Parameter, model: nn.Module) -> None:
         """Warn if an optimizer has stepped twice over ``model`` and never over the logits: steps raise versions."""
@@ -88,13 +86,7 @@ class Watch:
                 )
         self._weight = weight._version
 
-
-class _Largest:
-    """Gradient hook that notes the largest magnitude, on the device."""
-
-    def __init__(self, largest: dict[str, Tensor], name: str) -> None:
-        self.largest = largest
-        self.name = name
-
-    def __call__(self, grad: Tensor) -> None:
-        self.largest[self.name] = grad.detach().abs().amax()
+    def _note(self, name: str, gradient: Tensor) -> None:
+        """Keep the largest magnitude, on the device."""
+        if self._largest is not None:
+            self._largest[name] = gradient.detach().abs().amax()

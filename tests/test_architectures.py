@@ -17,7 +17,7 @@ tnt_s_patch16_224 crossvit_9_240 convmixer_768_32 repvgg_a0 hrnet_w18_small dla3
 hiera_tiny_224 eva02_tiny_patch14_224 nextvit_small convit_tiny mambaout_femto tiny_vit_5m_224
 vit_small_patch16_dinov3 mobilenetv4_conv_small resnetv2_50""".split()  # noqa: SIM905
 TORCHVISION = "vgg11_bn inception_v3 googlenet squeezenet1_1 shufflenet_v2_x0_5 swin_t vit_b_16 maxvit_t".split()  # noqa: SIM905
-SIZES = {"inception_v3": 299, "efficientformer_l1": 224, "vit_b_16": 224, "maxvit_t": 224}
+SIZES = {"inception_v3": 299, "crossvit_9_240": 240, "efficientformer_l1": 224, "vit_b_16": 224, "maxvit_t": 224}
 # The first tensor of its blocks has a row for each patch of an image, which is said; select= reads the other one.
 REFUSED = {"timm:tnt_s_patch16_224": "one floating-point row for each image"}
 
