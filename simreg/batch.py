@@ -70,11 +70,9 @@ class PairBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PairBatch:
         """The batch on another device."""
-        moved = [
-            None if t is None else t.to(device, non_blocking=non_blocking)
-            for t in (self.images, self.targets, self.pairs, self.indices)
-        ]
-        return PairBatch(*moved)  # type: ignore[arg-type]
+        rest = (None if t is None else t.to(device, non_blocking=non_blocking) for t in (self.pairs, self.indices))
+        images, targets = (t.to(device, non_blocking=non_blocking) for t in (self.images, self.targets))
+        return PairBatch(images, targets, *rest)
 
 
 def complete_batch(

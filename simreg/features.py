@@ -150,16 +150,26 @@ class FeatureTap:
         self._select = select
         self._recorder = _Recorder(_selects(select, self.layers), self.layers)
         self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._before: list[tuple[Callable[[nn.Module], Iterable[nn.Module]], Callable[..., None]]] = []
+        self._attach()
+
+    def before(self, modules: Callable[[nn.Module], Iterable[nn.Module]], call: Callable[..., None]) -> None:
+        """Let those ``modules`` of the model call ``call`` before they run, whoever runs them, until `close`."""
+        self._before.append((modules, call))
         self._attach()
 
     def _attach(self) -> None:
-        """Register the hooks, once; a copy does so at its first pass, when the copied model is whole."""
+        """Register all hooks anew; a copy does so at its first pass, when the copied model is whole."""
+        if self._finalizer is not None:
+            self._finalizer()
         model = self.require_model()
         modules = layer_modules(model)
         self.modules = [modules[name] for name in self.layers]
         record, begin = self._recorder.record, self._recorder.begin
         handles = [m.register_forward_hook(Hook(partial(record, i))) for i, m in enumerate(self.modules)]
         handles.append(model.register_forward_pre_hook(Hook(begin)))
+        for select, call in self._before:
+            handles += [module.register_forward_pre_hook(Hook(call)) for module in select(model)]
         self._finalizer = weakref.finalize(self, remove_hooks, handles)
 
     @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from simreg._checks import describe, unit_float
-from simreg.features import FeatureTap, Hook, check_features, is_compiled, is_distributed, remove_hooks
+from simreg.features import FeatureTap, check_features, is_compiled, is_distributed
 
 BatchNormPolicy = Literal["update", "freeze", "eval", "separate", "official"]
 BATCH_NORM_POLICIES = ("update", "freeze", "eval", "separate", "official")
@@ -30,15 +29,13 @@ def separate_features(
     early_exit: bool,
     policy: BatchNormPolicy,
     auxiliary: AuxiliaryStatistics | None,
-    guard: RecomputeGuard,
 ) -> Mapping[str, Tensor]:
     """Features of ``images``, uint8 or as the model takes them, by layer, from a pass of their own.
 
-    ``auxiliary`` are the statistics of the policy ``"separate"``; ``guard`` refuses activation checkpointing, under
-    which a policy would be over too early. Raises ValueError if ``"official"`` has an odd number of images to halve.
+    ``auxiliary`` are the statistics of the policy ``"separate"``. Raises ValueError if ``"official"`` has an odd number
+    of images to halve.
     """
     model = tap.require_model()
-    guard.attach(model)
     images = as_input(images, model)
     if policy != "official":
         with batch_norm_policy(model, policy, auxiliary):
@@ -140,31 +137,13 @@ def _norms(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
-class RecomputeGuard:
-    """Refuses to run batch norms of a model in a backward pass, where a policy is over.
+def refuse_recompute(tap: FeatureTap, policy: BatchNormPolicy) -> None:
+    """Let batch norms refuse to run in a backward pass, as under activation checkpointing, where a policy is over.
 
-    Activation checkpointing runs layers again in backward. They would then normalise otherwise than in the pass that
-    the policy applied to, and update the model's own statistics.
+    They would then normalise otherwise than in the pass that the policy applied to, and update their own statistics.
     """
-
-    def __init__(self, policy: BatchNormPolicy) -> None:
-        self.policy = policy
-        self._finalizer: weakref.finalize[Any, Any] | None = None
-
-    def attach(self, model: nn.Module) -> None:
-        """Watch the batch norms of ``model``; only the first call counts."""
-        if self._finalizer is None:
-            norms = [] if self.policy in ("update", "official") else _norms(model)
-            handles = [norm.register_forward_pre_hook(Hook(partial(_refuse_recompute, self.policy))) for norm in norms]
-            self._finalizer = weakref.finalize(self, remove_hooks, handles)
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._finalizer is not None:
-            self._finalizer()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RecomputeGuard, (self.policy,)  # a copy watches the copied model from its first pass on
+    if policy not in ("update", "official"):
+        tap.before(_norms, partial(_refuse_recompute, policy))
 
 
 def _refuse_recompute(policy: str, *_: Any) -> None:

@@ -23,10 +23,10 @@ from simreg.passes import (
     BATCH_NORM_POLICIES,
     AuxiliaryStatistics,
     BatchNormPolicy,
-    RecomputeGuard,
     as_input,
     exits_early,
     joint_features,
+    refuse_recompute,
     separate_features,
 )
 from simreg.targets import Target
@@ -138,7 +138,7 @@ class SimilarityRegularizer(nn.Module):
         self.layer_logits = nn.Parameter(logits, requires_grad=layer_weights == "learned")
         self.channel_means = ChannelMeans(len(self.layers), device)
         self._auxiliary = AuxiliaryStatistics(model) if batch_norm == "separate" else None
-        self._guard = RecomputeGuard(batch_norm)
+        refuse_recompute(self._tap, batch_norm)
         self._watch = Watch()
         self._observed: dict[str, Tensor] | None = None
         self._last: dict[str, Tensor] = {}
@@ -219,7 +219,6 @@ class SimilarityRegularizer(nn.Module):
             early_exit=exits_early(self._tap.require_model(), self.early_exit),
             policy=self.batch_norm,
             auxiliary=self._auxiliary,
-            guard=self._guard,
         )
         return self._penalty(features, batch)
 
@@ -318,7 +317,6 @@ class SimilarityRegularizer(nn.Module):
     def close(self) -> None:
         """Remove all hooks and let go of the model; closing twice is fine."""
         self._tap.close()
-        self._guard.close()
         self._observed = None
 
     def __getstate__(self) -> dict[str, Any]:
