@@ -53,7 +53,8 @@ def three_steps(centering: str, pairing: str, convention: str, transform: str) -
 def test_three_steps_give_the_golden_values(centering, pairing, convention, transform):
     golden = json.loads(GOLDEN.read_text())["-".join((centering, pairing, convention, transform))]
     ours = three_steps(centering, pairing, convention, transform)
-    torch.testing.assert_close(torch.tensor(ours), torch.tensor(golden), rtol=1e-7, atol=1e-10)
+    ours, golden = (torch.tensor(rows, dtype=torch.float64) for rows in (ours, golden))
+    torch.testing.assert_close(ours, golden, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("mode", ["separate", "observe", "joint"])

@@ -240,7 +240,7 @@ def test_regularizer_trains_a_compiled_model(make_net, images):
         total.backward()
         losses.append(total.detach())
     torch.testing.assert_close(*losses)
-    torch.testing.assert_close(model.conv1.weight.grad, eager.conv1.weight.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.conv1.weight.grad, eager.conv1.weight.grad, rtol=1e-4, atol=1e-4)
 
 
 class Checkpointed(nn.Module):
@@ -261,7 +261,7 @@ def test_activation_checkpointing_gives_the_same_gradient_or_says_why_not(make_n
         reg = SimilarityRegularizer(model, names, target=PixelTarget(), early_exit=len(grads) == 0)
         reg(images).backward()
         grads.append(model.net.conv1.weight.grad)
-    torch.testing.assert_close(*grads)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-3)  # of entries up to 50
     reentrant = SimilarityRegularizer(Checkpointed(make_net(), True), ["net.relu1"], target=PixelTarget())
     with pytest.raises(ValueError, match="use_reentrant=False"):
         reentrant(images.clone().requires_grad_())

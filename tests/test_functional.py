@@ -99,7 +99,7 @@ def test_half_precision_autocast_does_not_reach_the_similarity(generator):
 def test_similarity_is_symmetric_bounded_and_invariant_to_scale(n, d, scale, seed):
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     s = F.pairwise_cosine(x, centering="none")
-    torch.testing.assert_close(s, s.T, rtol=0, atol=1e-15)
+    torch.testing.assert_close(s, s.T, rtol=0, atol=1e-14)
     assert s.abs().max() <= 1
     torch.testing.assert_close(F.pairwise_cosine(x * scale, centering="none"), s)
 
@@ -145,7 +145,7 @@ def test_fisher_z_is_odd_has_the_authors_poles_and_the_right_slope():
     z = F.fisher_z(s)
     torch.testing.assert_close(z[1], -z[3])
     torch.testing.assert_close(z[3], torch.tensor(math.log(2.00001) - math.log(1e-5), dtype=torch.float64))
-    assert z[4] == z[3]
+    torch.testing.assert_close(z[4], z[3])
     inner = torch.linspace(-0.95, 0.95, 9, dtype=torch.float64, requires_grad=True)
     assert gradcheck(F.fisher_z, (inner,))
     (slope,) = torch.autograd.grad(F.fisher_z(s)[3], s)

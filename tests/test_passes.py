@@ -59,8 +59,8 @@ def test_other_policies_leave_the_model_bitwise_as_it_was(make_net, images, poli
 
 def test_freeze_normalises_by_batch_statistics(make_net, images):
     losses = [float(regularize(make_net(), images, p)[1].detach()) for p in ("update", "freeze", "separate")]
-    assert losses[0] == losses[1] == losses[2]
-    assert float(regularize(make_net(), images, "eval")[1].detach()) != losses[0]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+    assert float(regularize(make_net(), images, "eval")[1].detach()) != pytest.approx(losses[0], rel=1e-2)
 
 
 def test_eval_gradient_ignores_a_later_training_pass(make_net, images):

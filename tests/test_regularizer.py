@@ -174,7 +174,7 @@ def test_penalty_takes_targets_as_matrix_or_vector(make_net, images):
         with reg.observe():
             model(images)
         losses.append(float(reg.penalty(targets)))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-7)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_joint_returns_the_rows_of_structured_outputs(images):
@@ -593,7 +593,7 @@ def test_gradient_of_a_joint_penalty_reaches_the_model(make_net, images):
         penalty = reg.joint(images[:3], images)[1] if joint else reg(images)
         grads.append(torch.autograd.grad(penalty, model.conv1.weight)[0])
     assert grads[0].abs().sum() > 0
-    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-3)  # of entries up to 50
 
 
 def test_joint_keeps_the_memory_format_of_the_task_images(make_net, images):
