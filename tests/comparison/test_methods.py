@@ -114,7 +114,7 @@ def test_settings_reach_the_regularizer(make_site):
     text = "simreg:target=threshold:threshold=0.3:alpha=2:target_clamp=0.7:layers=layer1/layer3"
     reg = parse_method(text).trainer(site).objective.regularizer
     assert (reg.alpha, reg.target_clamp, reg.target.threshold) == (2.0, 0.7, 0.3)
-    assert (reg.layers, reg.pairing, reg.attach) == (["layer1", "layer3"], "all", True)
+    assert (reg.layers, reg.pairing) == (["layer1", "layer3"], "all")
     mean = (site.data.images.float() / 255).mean(dim=(0, 1)).flatten()
     assert torch.allclose(reg.target.of.mean, mean, atol=1e-6)  # that of the training images, not of the batch
     assert parse_method("simreg-label").trainer(make_site()).objective.regularizer.target_clamp == 0.95

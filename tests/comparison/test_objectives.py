@@ -75,7 +75,7 @@ def test_jacobian_objective_adds_half_of_lambda_times_the_norm(small, batch):
 
 
 def regularizer(model, **options):
-    return simreg.SimilarityRegularizer(model, ["conv1", "conv2"], pairing="all", attach=True, **options)
+    return simreg.SimilarityRegularizer(model, ["conv1", "conv2"], pairing="all", **options)
 
 
 def test_same_batch_penalty_is_that_of_the_clean_images_while_the_net_sees_others(make_net, images):
