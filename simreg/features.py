@@ -147,8 +147,12 @@ class FeatureTap:
         self.layers = resolve_layers(model, layers)
         if select is None and layers in ("auto", "early"):
             select = first_tensor
+        if isinstance(select, Mapping) and not set(select) <= set(self.layers):
+            unknown = sorted(set(select) - set(self.layers))
+            raise ValueError(f"select names {unknown!r}, which are not among the tapped layers {self.layers!r}.")
         self._select = select
-        self._recorder = _Recorder(_selects(select, self.layers), self.layers)
+        selects = [select.get(name) if isinstance(select, Mapping) else select for name in self.layers]
+        self._recorder = _Recorder(selects, self.layers)
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._before: list[tuple[Callable[[nn.Module], Iterable[nn.Module]], Callable[..., None]]] = []
         self._attach()
@@ -264,15 +268,6 @@ def is_distributed(model: nn.Module) -> bool:
     """Whether ``model`` or a part of it is wrapped for data-parallel training."""
     kinds = {type(m) for m in model.modules()}
     return any(hasattr(kind, "no_sync") or kind.__name__.startswith(("FSDP", "FullySharded")) for kind in kinds)
-
-
-def _selects(select: Select | Mapping[str, Select] | None, layers: Sequence[str]) -> list[Select | None]:
-    if not isinstance(select, Mapping):
-        return [select] * len(layers)
-    unknown = sorted(set(select) - set(layers))
-    if unknown:
-        raise ValueError(f"select names {unknown!r}, which are not among the tapped layers {list(layers)!r}.")
-    return [select.get(name) for name in layers]
 
 
 def first_tensor(output: Any) -> Any:

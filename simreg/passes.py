@@ -25,7 +25,6 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 def separate_features(
     tap: FeatureTap,
     images: Tensor,
-    *,
     early_exit: bool,
     policy: BatchNormPolicy,
     auxiliary: AuxiliaryStatistics | None,

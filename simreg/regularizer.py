@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from simreg import functional as F
+from simreg import passes
 from simreg._checks import check_choice, check_images, check_positive, check_tensor, describe
 from simreg.batch import PairBatch, Pairing, complete_batch
 from simreg.centering import ChannelMeans
@@ -19,16 +20,6 @@ from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Co
 from simreg.kernels import BACKENDS, Backend
 from simreg.kernels.reference import work_dtype
 from simreg.layers import WRAPPER_SEGMENTS, channel_dim
-from simreg.passes import (
-    BATCH_NORM_POLICIES,
-    AuxiliaryStatistics,
-    BatchNormPolicy,
-    as_input,
-    exits_early,
-    joint_features,
-    refuse_recompute,
-    separate_features,
-)
 from simreg.targets import Target
 from simreg.watch import Watch
 
@@ -104,7 +95,7 @@ class SimilarityRegularizer(nn.Module):
         transform: Transform = "arctanh",
         target_clamp: float | None = None,
         layer_weights: Literal["learned", "uniform"] | Sequence[float] = "learned",
-        batch_norm: BatchNormPolicy = "update",
+        batch_norm: passes.BatchNormPolicy = "update",
         early_exit: bool | Literal["auto"] = "auto",
         backend: Backend = "auto",
         select: Select | Mapping[str, Select] | None = None,
@@ -114,7 +105,7 @@ class SimilarityRegularizer(nn.Module):
         check_choice("pairing", pairing, ("pairs", "all"))
         check_choice("centering", centering, CENTERINGS)
         check_choice("transform", transform, TRANSFORMS)
-        check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
+        check_choice("batch_norm", batch_norm, passes.BATCH_NORM_POLICIES)
         check_choice("backend", backend, BACKENDS)
         if early_exit not in (True, False, "auto"):
             raise ValueError(f'early_exit must be True, False or "auto", got {early_exit!r}.')
@@ -137,8 +128,8 @@ class SimilarityRegularizer(nn.Module):
         logits = _initial_logits(layer_weights, self.layers).to(device)
         self.layer_logits = nn.Parameter(logits, requires_grad=layer_weights == "learned")
         self.channel_means = ChannelMeans(len(self.layers), device)
-        self._auxiliary = AuxiliaryStatistics(model) if batch_norm == "separate" else None
-        refuse_recompute(self._tap, batch_norm)
+        self._auxiliary = passes.AuxiliaryStatistics(model) if batch_norm == "separate" else None
+        passes.refuse_recompute(self._tap, batch_norm)
         self._watch = Watch()
         self._observed: dict[str, Tensor] | None = None
         self._last: dict[str, Tensor] = {}
@@ -213,14 +204,10 @@ class SimilarityRegularizer(nn.Module):
         if given is not None and self.batch_norm == "official":
             raise ValueError('batch_norm="official" passes rows i and k + i apart: it takes no other pairs.')
         batch = self._batch(batch, targets, pairs)
-        features = separate_features(
-            self._tap,
-            batch.images,
-            early_exit=exits_early(self._tap.require_model(), self.early_exit),
-            policy=self.batch_norm,
-            auxiliary=self._auxiliary,
+        exits = passes.exits_early(self._tap.require_model(), self.early_exit)
+        return self._penalty(
+            passes.separate_features(self._tap, batch.images, exits, self.batch_norm, self._auxiliary), batch
         )
-        return self._penalty(features, batch)
 
     @contextmanager
     def observe(self) -> Iterator[None]:
@@ -283,7 +270,7 @@ class SimilarityRegularizer(nn.Module):
         if self.alpha == 0:
             return self._tap.require_model()(x), self._nothing()
         batch = self._batch(batch, None, None)
-        output, features = joint_features(self._tap, x, batch.images)
+        output, features = passes.joint_features(self._tap, x, batch.images)
         return output, self._penalty(features, batch)
 
     def cost(
@@ -310,8 +297,8 @@ class SimilarityRegularizer(nn.Module):
             MFLOP a step: plain 99.1, regularized 106.4 (similarity 1.0): 1.07 times the plain step
         """
         model = self._tap.require_model()
-        images = as_input(check_images("example", example).to(self._device()), model)
-        exits = exits_early(model, self.early_exit)
+        images = passes.as_input(check_images("example", example).to(self._device()), model)
+        exits = passes.exits_early(model, self.early_exit)
         return estimate(self._tap, images, batch_size, pairs, mode=mode, pairing=self.pairing, early_exit=exits)
 
     def close(self) -> None:

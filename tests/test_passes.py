@@ -37,7 +37,7 @@ def test_official_policy_normalises_each_half_by_its_own_statistics(make_net, im
     _, penalty = regularize(model, images, "official")
     halves = [expected.bn1(expected.conv1(half)) for half in images.chunk(2)]
     tap = FeatureTap(make_net(), LAYERS)
-    again = separate_features(tap, images, early_exit=True, policy="official", auxiliary=None)
+    again = separate_features(tap, images, True, "official", None)
     torch.testing.assert_close(again["bn1"], torch.cat(halves))
     assert torch.isfinite(penalty)
     torch.testing.assert_close(model.bn1.running_mean, expected.bn1.running_mean)

@@ -43,14 +43,11 @@ def products(
         momentum: Weight of these features in ``running_mean``.
         channel_dim: Dimension of the channels.
         paired: Row i with row k + i of N = 2k only.
-        backend: One of `BACKENDS`. ``"auto"`` takes Triton on CUDA where it can run; ``"reference"`` alone has a second
-            derivative, and stands in for all where a compiler traces.
+        backend: One of `BACKENDS`; one that is named and cannot run raises RuntimeError. ``"auto"`` takes Triton on
+            CUDA where it can run; ``"reference"`` alone has a second derivative, and is what a compiler sees.
 
     Returns:
         Shape (3, k), inner product, square of the first and of the second row of each pair; or (N, N). Float64.
-
-    Raises:
-        RuntimeError: If a backend is named that cannot run.
     """
     loops = _loops(backend, features, paired)
     rows, axis = as_rows(features, channel_dim)
