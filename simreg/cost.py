@@ -115,9 +115,7 @@ def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Passes inside the block leave no trace: they write to copies of the buffers, and the random state is restored."""
     saved = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     copies: dict[int, Tensor] = {}  # modules that share a buffer share its copy
-    eager = getattr(
-        torch.compiler, "set_stance", nullcontext
-    )  # of torch 2.6; hooks made now do not fire in compiled code
+    eager = getattr(torch.compiler, "set_stance", nullcontext)  # torch 2.6: new hooks do not fire in compiled code
     with torch.random.fork_rng([device] if device.type == "cuda" else []), eager("force_eager"):
         try:
             for buffers, originals in saved:

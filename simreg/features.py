@@ -108,7 +108,7 @@ class Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
-class FeatureTap:
+class FeatureTap(contextlib.AbstractContextManager["FeatureTap"]):
     """Features of named layers of a model, read in one forward pass.
 
     Hooks are registered once, with ``torch.compile`` before the first compiled call, and record only while `record` or
@@ -202,8 +202,7 @@ class FeatureTap:
     def take(self) -> dict[str, Tensor]:
         """Features of the pass recorded last, by layer name; the tap lets go of them.
 
-        Raises ValueError if a tapped layer did not run, RuntimeError if an output was overwritten in place that was not
-        before.
+        Raises ValueError if a layer did not run, RuntimeError if one's output was overwritten that was not before.
         """
         features = self._recorder.take()
         missing = [name for i, name in enumerate(self.layers) if i not in features]
@@ -245,9 +244,6 @@ class FeatureTap:
         # A copy taps the copied model; hooks do not travel with modules.
         fresh = _Recorder(self._recorder.selects, self.layers)
         return {**self.__dict__, "modules": [], "_recorder": fresh, "_finalizer": None}
-
-    def __enter__(self) -> FeatureTap:
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()

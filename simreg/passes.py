@@ -23,11 +23,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def separate_features(
-    tap: FeatureTap,
-    images: Tensor,
-    early_exit: bool,
-    policy: BatchNormPolicy,
-    auxiliary: AuxiliaryStatistics | None,
+    tap: FeatureTap, images: Tensor, early_exit: bool, policy: BatchNormPolicy, auxiliary: AuxiliaryStatistics | None
 ) -> Mapping[str, Tensor]:
     """Features of ``images``, uint8 or as the model takes them, by layer, from a pass of their own.
 

@@ -195,7 +195,6 @@ class SimilarityRegularizer(nn.Module):
 
         Raises:
             ValueError: If shapes or values do not fit, a tapped layer did not run, or its features carry no gradient.
-            RuntimeError: If the regularizer is closed.
         """
         self._observed = None
         if self.alpha == 0:
@@ -205,9 +204,8 @@ class SimilarityRegularizer(nn.Module):
             raise ValueError('batch_norm="official" passes rows i and k + i apart: it takes no other pairs.')
         batch = self._batch(batch, targets, pairs)
         exits = passes.exits_early(self._tap.require_model(), self.early_exit)
-        return self._penalty(
-            passes.separate_features(self._tap, batch.images, exits, self.batch_norm, self._auxiliary), batch
-        )
+        features = passes.separate_features(self._tap, batch.images, exits, self.batch_norm, self._auxiliary)
+        return self._penalty(features, batch)
 
     @contextmanager
     def observe(self) -> Iterator[None]:
@@ -234,7 +232,7 @@ class SimilarityRegularizer(nn.Module):
             pairs: Shape (P, 2), int64: rows of the batch. By default as ``pairing`` says.
 
         Raises:
-            ValueError: If shapes or values do not fit, or features carry no gradient.
+            ValueError: As for `forward`.
             RuntimeError: If no pass was observed.
         """
         if self.alpha == 0:
@@ -284,10 +282,6 @@ class SimilarityRegularizer(nn.Module):
                 n (n - 1) / 2 >= k. With ``"observe"`` by default those that ``pairing`` makes of the batch.
             example: Images as the model takes them, (N, C, H, W), N >= 1, of the size of all images.
             mode: ``"separate"`` for ``reg(batch)``, ``"observe"`` for the task batch itself, ``"joint"``.
-
-        Raises:
-            ValueError: If an argument is out of range, or the model is wrapped by FSDP (estimate before that).
-            RuntimeError: If the regularizer is closed, or inside `observe`.
 
         Example:
             >>> from simreg import SimilarityRegularizer
