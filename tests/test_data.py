@@ -207,7 +207,7 @@ def test_load_images_reads_sub_folders_and_spreads_the_limit(tmp_path):
 
 
 def test_load_images_names_a_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         load_images(tmp_path / "nowhere", size=8)
     with pytest.raises(ValueError, match="holds no image files"):
         load_images(tmp_path, size=8)

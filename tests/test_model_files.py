@@ -135,12 +135,12 @@ def test_damaged_files_say_so(tmp_path, content):
 def test_truncated_weights_say_so(tmp_path):
     saved(path := tmp_path / "net.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="no readable safetensors file"):
         load_model(path)
 
 
 def test_arguments_must_be_plain_data(tmp_path):
-    with pytest.raises(TypeError, match="numbers, text, lists and dicts"):
+    with pytest.raises(TypeError, match="JSON"):
         saved(tmp_path / "net.safetensors", info={"layer": nn.ReLU()})
 
 

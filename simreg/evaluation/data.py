@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, check_images, check_unit_range
-from simreg.data import DATASETS, load_split, split_key
+from simreg.data import DATASETS, load_split, locate
 from simreg.evaluation.suites import DIGITS
 from simreg.robustness._hashing import sha256_of
 
@@ -157,8 +157,19 @@ def load_evaluation_data(
         split.classes,
         split.source,
         split.name if split.name in DATASETS and not Path(name).is_dir() else "",
-        None if flat else TrainingImages(load, partial(split_key, name, "train", data_dir=data_dir)),
+        None if flat else TrainingImages(load, partial(_training_key, name, data_dir)),
     )
+
+
+def _training_key(name: str, data_dir: str | Path | None) -> str:
+    """What tells training images from others unread: SHA-256 over names and sizes of files; a named dataset's name."""
+    name, _, folder = locate(name, data_dir)
+    if folder is None:
+        return name
+    part = folder / "train" if (folder / "train").is_dir() else folder
+    files = sorted(path for path in part.rglob("*") if path.is_file())
+    listing = "\n".join(f"{path.relative_to(part).as_posix()} {path.stat().st_size}" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _load_arrays(path: Path, labels: str | Path | None, limit: int | None) -> EvaluationData:
