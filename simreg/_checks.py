@@ -1,7 +1,5 @@
 """Argument checks and warnings shared by every module: what came, what was wanted, and the remedy."""
 
-from __future__ import annotations
-
 import difflib
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """A step's regularization images and the target similarity of their pairs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +66,7 @@ class PairBatch:
     def __len__(self) -> int:
         return self.targets.shape[0]
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PairBatch:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairBatch":
         """The batch on another device."""
         rest = (None if t is None else t.to(device, non_blocking=non_blocking) for t in (self.pairs, self.indices))
         images, targets = (t.to(device, non_blocking=non_blocking) for t in (self.images, self.targets))

@@ -1,7 +1,5 @@
 """Running channel means of the tapped layers, the authors' centring."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a regularized step costs, counted before training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

@@ -1,9 +1,8 @@
 """Datasets as uint8 tensors of N images, C channels (1 gray, 3 colour), H height, W width: torchvision's and others."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,17 +45,26 @@ class ImageSplit:
     source: str
 
 
-def load_dataset(name: str, **options: Any) -> ImageData:
-    """Load both parts of a dataset with the options of `load_split`; ValueError if their images differ in size.
+def load_dataset(
+    name: str,
+    *,
+    data_dir: _AnyPath | None = None,
+    download: bool = True,
+    color: bool = False,
+    size: int | None = None,
+    progress: bool = False,
+) -> ImageData:
+    """Load both parts of a dataset, with the options of `load_split`; ValueError if their images differ in size.
 
     Example:
         >>> load_dataset("digits", size=16).train_images.shape
         torch.Size([1438, 1, 16, 16])
     """
-    folder = locate(name, options.get("data_dir"))[2]
+    folder = locate(name, data_dir)[2]
     if folder is not None and not (folder / "train").is_dir():
         raise ValueError(f"{folder} has no folder 'train'. Wanted: train/<class>/* and test/<class>/* in it.")
-    train, test = load_split(name, "train", **options), load_split(name, "test", **options)
+    load = partial(load_split, name, data_dir=data_dir, download=download, color=color, size=size, progress=progress)
+    train, test = load("train"), load("test")
     _check_sizes([train.images[0], test.images[0]])
     return ImageData(train.name, train.images, train.labels, test.images, test.labels, train.classes, train.source)
 

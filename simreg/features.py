@@ -1,7 +1,5 @@
 """Reading the features of named layers through forward hooks that are inert except during a pass of ours."""
 
-from __future__ import annotations
-
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -124,7 +122,6 @@ class FeatureTap(contextlib.AbstractContextManager["FeatureTap"]):
 
     Raises:
         ValueError: If a name or pattern matches no layer (near matches are listed), or no layer is left.
-        TypeError: If ``model`` is not a module, or ``layers`` not names.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -9,8 +9,6 @@ Attias, Pehlevan and Obeid, "Pixel-Based Similarities as an Alternative to Neura
 Neural Network Adversarial Robustness" (https://arxiv.org/abs/2410.03952), called "the paper" below.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch
@@ -43,12 +41,9 @@ def center_features(
         features: Shape (N, ...), any floating dtype.
         centering: ``"batch"`` subtracts the mean over images of each unit, ``"image"`` the mean over units of each
             image (a cosine then is a Pearson correlation), ``"channel"`` one number per channel, ``"none"`` nothing.
-        mean: Shape (C,): the per-channel mean for ``"channel"``; by default that of ``features`` over images and
-            positions. Given a running mean, this is the authors' centring.
+        mean: Shape (C,), else ValueError: the per-channel mean for ``"channel"``; by default that of ``features`` over
+            images and positions. Given a running mean, this is the authors' centring.
         channel_dim: Dimension of ``features`` that holds the channels.
-
-    Raises:
-        ValueError: If ``features`` have no unit dimension, or ``mean`` not one entry per channel.
 
     Example:
         >>> center_features(torch.tensor([[1.0, 3.0], [3.0, 7.0]]), "image")
@@ -154,7 +149,7 @@ def similarity(
     Returns:
         Shape (P,), float64: near ±1 the Fisher transform needs the digits.
 
-    Source: the paper, S^CNN-l; the running mean is that of the authors' code.
+    Source: the paper, S^CNN-l, and the authors' code.
 
     Example:
         >>> mean = torch.zeros(1)
@@ -228,9 +223,7 @@ def mix_similarities(similarities: Tensor, layer_logits: Tensor) -> Tensor:
 
     .. math:: S = \sum_l \gamma_l S^{(l)}, \qquad \gamma = \operatorname{softmax}(\text{layer\_logits})
 
-    Args:
-        similarities: Shape (L, ...): one similarity vector (P,) or matrix (N, N) per layer.
-        layer_logits: Shape (L,), else ValueError.
+    Shapes: similarities (L, ...), a vector (P,) or matrix (N, N) per layer; layer_logits (L,), else ValueError.
 
     Source: the paper, S^CNN.
 
@@ -259,7 +252,7 @@ def fisher_z(similarity: Tensor, *, convention: Convention = "official", eps: fl
         convention: ``"official"`` (the authors' code leaves out the ½ of arctanh), ``"paper"`` or ``"mean"``.
         eps: Margin of the poles: at s = ±1 the official value is ±12.2 and the slope 1e5 for the authors' 1e-5.
 
-    Source: the paper, L_sim; ``eps`` and the missing ½ are those of the authors' code.
+    Source: the paper, L_sim, and the authors' code.
 
     Example:
         >>> fisher_z(torch.tensor([0.0, 0.5, 1.0]))
@@ -292,15 +285,12 @@ def similarity_loss(
     The paper's sum over i ≠ j counts each unordered pair twice, and so does ``"paper"`` here.
 
     Args:
-        similarity: Shape (P,), or (N, N): the diagonal of a matrix is left out.
-        target: The same shape; no gradient flows into it.
+        similarity: Shape (P,) with P >= 1, or (N, N): the diagonal of a matrix is left out.
+        target: The same shape, else ValueError; no gradient flows into it.
         convention: ``"official"`` (the authors' code), ``"paper"`` (the paper's formula) or ``"mean"``.
         transform: ``"arctanh"``, or ``"none"`` for plain squared differences; without arctanh there is no factor 2,
             so ``"official"`` and ``"mean"`` agree.
         target_clamp: Bound on the targets' magnitude in (0, 1], such as 0.95; None leaves them.
-
-    Raises:
-        ValueError: If the shapes differ, a matrix is not square, or there are no pairs.
 
     Source: the paper, L_sim.
 

@@ -1,7 +1,5 @@
 """What the targets of a pool look like: shares of +1, 0 and -1, and the histogram behind them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Layer names: looking through wrappers, matching patterns, and choosing blocks of a model unseen before."""
 
-from __future__ import annotations
-
 import fnmatch
 import itertools
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Models as single files: weights in safetensors, with what builds the network and normalises its input beside them."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

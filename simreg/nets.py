@@ -1,7 +1,5 @@
 """Networks for small images: the ResNet18 of the paper, 7x7 stem, no max-pool, four sections of two blocks."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

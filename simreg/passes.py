@@ -1,7 +1,5 @@
 """How regularization images pass through the model: alone or beside the task, and what batch norm does meanwhile."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,17 @@ BatchNormPolicy = Literal["update", "freeze", "eval", "separate", "official"]
 BATCH_NORM_POLICIES = ("update", "freeze", "eval", "separate", "official")
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class AuxiliaryStatistics(nn.Module):
+    """Running statistics of their own for the regularization images, one set for each batch norm of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for i, norm in enumerate(_norms(model)):
+            for name in _STATISTICS:
+                value = getattr(norm, name)
+                self.register_buffer(f"{name}_{i}", None if value is None else value.detach().clone())
 
 
 def separate_features(
@@ -86,17 +95,6 @@ def exits_early(model: nn.Module, early_exit: bool | Literal["auto"]) -> bool:
     would end before they have prepared the reduction of gradients.
     """
     return bool(early_exit) if early_exit != "auto" else not (is_compiled(model) or is_distributed(model))
-
-
-class AuxiliaryStatistics(nn.Module):
-    """Running statistics of their own for the regularization images, one set for each batch norm of a model."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        for i, norm in enumerate(_norms(model)):
-            for name in _STATISTICS:
-                value = getattr(norm, name)
-                self.register_buffer(f"{name}_{i}", None if value is None else value.detach().clone())
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """Regularization images and the endless stream of their pairs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal

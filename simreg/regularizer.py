@@ -1,7 +1,5 @@
 """`SimilarityRegularizer`: from the features of a model to one term of its loss."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -64,7 +62,6 @@ class SimilarityRegularizer(nn.Module):
 
     Raises:
         ValueError: If a choice or a layer is unknown (near matches are listed), or a number is out of range.
-        TypeError: If an argument has the wrong type.
 
     Source: the paper, and Li et al. 2019; see `simreg.functional`.
 
@@ -222,7 +219,7 @@ class SimilarityRegularizer(nn.Module):
         self._observed = self._tap.take()
 
     def penalty(self, images_or_targets: Tensor, pairs: Tensor | None = None) -> Tensor:
-        """``alpha * L_sim`` of the pass recorded by `observe`; its features are let go.
+        """``alpha * L_sim`` of the pass recorded by `observe`, whose features are let go; errors as of `forward`.
 
         The first 20 penalties look at the values of targets and images, which on a GPU synchronises.
 
@@ -230,10 +227,6 @@ class SimilarityRegularizer(nn.Module):
             images_or_targets: The images of that pass, (N, C, H, W), uint8 or in [0, 1], for the regularizer's
                 ``target``; or target similarities, a matrix (N, N) or (P,).
             pairs: Shape (P, 2), int64: rows of the batch. By default as ``pairing`` says.
-
-        Raises:
-            ValueError: As for `forward`.
-            RuntimeError: If no pass was observed.
         """
         if self.alpha == 0:
             return self._nothing()
@@ -254,10 +247,7 @@ class SimilarityRegularizer(nn.Module):
 
         Args:
             x: Task images as the model takes them, (B, C, H, W).
-            batch: As for `forward`; images of the same shape.
-
-        Raises:
-            ValueError: As for `forward`, or if ``batch_norm`` is not ``"update"``: both are normalised together.
+            batch: As for `forward`; images of the same shape, which batch norm sees together with ``x``.
         """
         if self.batch_norm != "update":
             raise ValueError(
@@ -304,7 +294,7 @@ class SimilarityRegularizer(nn.Module):
         # Features and diagnostics of a pass hang on its graph and do not travel with copies.
         return {**self.__dict__, "_observed": None, "_last": {}, "_watch": Watch()}
 
-    def __enter__(self) -> SimilarityRegularizer:
+    def __enter__(self) -> "SimilarityRegularizer":
         return self
 
     def __exit__(self, *exc_info: object) -> None:

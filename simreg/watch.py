@@ -1,7 +1,5 @@
 """Warnings, in the first steps, about set-ups that train without an error and without effect, or collapse."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 

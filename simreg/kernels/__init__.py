@@ -4,8 +4,6 @@
 that stay in the cache, on any device, ``"triton"`` is for CUDA; all that comes after works on small tensors.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Rows are (N, O, I): N images, with the channels in dimension ``axis``, 1 or 2, and positions in the other.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

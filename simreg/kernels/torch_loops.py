@@ -4,8 +4,6 @@ Rows are (N, O, I) as in `reference`. Features are read once each way, and nothi
 gradient.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

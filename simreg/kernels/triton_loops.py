@@ -5,8 +5,6 @@ n is ``center[n * per_image + u // div % mod]``: that of its channel, its image,
 float32 within a chunk of units and in float64 over chunks, in a fixed order.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """What every target has: a base similarity and a shape that turns it into the target similarity."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import TypeVar
 

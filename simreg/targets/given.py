@@ -1,7 +1,5 @@
 """Similarities given from outside: of class labels, as a matrix, or of neural responses."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 
@@ -28,7 +26,7 @@ class LabelTarget(Target):
     def __init__(self, num_classes: int | None = None) -> None:
         self.num_classes = num_classes
 
-    def fit(self, images: Tensor, labels: Tensor | None = None) -> LabelTarget:
+    def fit(self, images: Tensor, labels: Tensor | None = None) -> "LabelTarget":
         """A copy that knows the number of classes in ``labels``, shape (N,)."""
         fitted = copy.copy(self)
         fitted.num_classes = self.num_classes or int(_require_labels(labels).max()) + 1
@@ -113,7 +111,7 @@ class NeuralTarget(PoolTarget):
     @classmethod
     def from_responses(
         cls, responses: Tensor | np.ndarray, *, reliability: bool | Tensor | np.ndarray = True
-    ) -> NeuralTarget:
+    ) -> "NeuralTarget":
         r"""Target from recorded or predicted responses.
 
         Repeats are averaged, neurons weighted by `simreg.functional.response_reliability` (signal over noise),
@@ -152,7 +150,7 @@ class NeuralTarget(PoolTarget):
         return cls(response_representation(mean, weights))
 
     @classmethod
-    def average(cls, targets: Sequence[NeuralTarget]) -> NeuralTarget:
+    def average(cls, targets: Sequence["NeuralTarget"]) -> "NeuralTarget":
         """Target whose similarity is the mean of the similarities of several scans of the same images.
 
         It has as many units as all scans together. Raises ``ValueError`` if there is no scan, or they differ in images.

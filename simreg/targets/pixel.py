@@ -1,7 +1,5 @@
 """Similarity of pixels."""
 
-from __future__ import annotations
-
 import copy
 from typing import Literal
 
@@ -45,7 +43,7 @@ class PixelTarget(Target):
         self.color = color
         self.mean: Tensor | None = None  # (R,), of the images given to `fit`
 
-    def fit(self, images: Tensor, labels: Tensor | None = None) -> PixelTarget:
+    def fit(self, images: Tensor, labels: Tensor | None = None) -> "PixelTarget":
         """A copy that subtracts the mean image of ``images``, shape (N, C, H, W), uint8 or in [0, 1]."""
         check_images("images", images)
         fitted = copy.copy(self)

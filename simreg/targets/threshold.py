@@ -1,7 +1,5 @@
 """Base similarities thresholded to +1, 0 and -1."""
 
-from __future__ import annotations
-
 import copy
 from typing import Literal
 
@@ -58,7 +56,7 @@ class ThresholdTarget(Target):
         self.select = select
         self.low = low
 
-    def fit(self, images: Tensor, labels: Tensor | None = None) -> ThresholdTarget:
+    def fit(self, images: Tensor, labels: Tensor | None = None) -> "ThresholdTarget":
         """A copy whose base target is fitted on ``images``."""
         fitted = copy.copy(self)
         fitted.of = self.of.fit(images, labels)
