@@ -92,9 +92,7 @@ def complete_batch(
         if targets is not None or pairs is not None:
             raise ValueError("targets and pairs belong to images; a PairBatch has its own.")
         if batch.pairs is None and pairing == "all":
-            raise ValueError(
-                'pairing="all" needs the targets of all pairs: draw batches with pool.batches(..., pairing="all").'
-            )
+            raise ValueError('pairing="all" needs targets of all pairs: draw with pool.batches(..., pairing="all").')
         return batch.to(device, non_blocking=True)
     images = unit_float(check_images("images", batch)).to(device)
     n = images.shape[0]

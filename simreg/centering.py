@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from simreg.kernels.reference import work_dtype
 
-_MOMENTUM = 0.1  # the authors' 0.9 old + 0.1 new
-
 
 class ChannelMeans(nn.Module):
     r"""One running mean per channel and layer, updated by each regularization batch before it is subtracted.
@@ -18,8 +16,6 @@ class ChannelMeans(nn.Module):
         m_c \leftarrow 0.9\, m_c + 0.1 \operatorname{mean}_{i,\text{positions}} x_{ic}, \quad m_c = 0 \text{ at first}
 
     Buffers, sized by the first features; `simreg.functional.similarity` moves them. In evaluation mode they rest.
-
-    Source: the authors' code.
     """
 
     def __init__(self, num_layers: int, device: torch.device) -> None:
@@ -29,8 +25,8 @@ class ChannelMeans(nn.Module):
 
     @property
     def momentum(self) -> float:
-        """Weight of a batch in the means: 0 in evaluation mode."""
-        return _MOMENTUM if self.training else 0.0
+        """Weight of a batch in the means: the authors' 0.1, 0 in evaluation mode."""
+        return 0.1 if self.training else 0.0
 
     def of(self, index: int, features: Tensor, channel_dim: int) -> Tensor:
         """The mean (C,) of layer ``index``, for ``features`` (N, ...) with the channels in ``channel_dim``."""

@@ -59,7 +59,7 @@ def estimate(
     images = 0
     if mode != "observe":
         images = 2 * pairs if pairing == "pairs" else math.ceil((1 + math.sqrt(8 * pairs + 1)) / 2)
-    if example.shape[0] == 0:
+    if not len(example):
         raise ValueError("example must hold at least one image, got 0.")
     model = _bare(tap)
     two = example[[0, example.shape[0] > 1]]  # batch norm in training mode needs more than one

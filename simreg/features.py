@@ -14,6 +14,7 @@ from simreg._checks import describe
 from simreg.layers import layer_modules, resolve_layers
 
 Select = Callable[[Any], Tensor] | int | str
+Selects = Select | Mapping[str, Select] | None
 
 
 class EarlyExit(BaseException):
@@ -131,13 +132,7 @@ class FeatureTap(contextlib.AbstractContextManager["FeatureTap"]):
         {'0': (5, 3), '1': (5, 3)}
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: str | Sequence[str] = "auto",
-        *,
-        select: Select | Mapping[str, Select] | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, layers: str | Sequence[str] = "auto", *, select: Selects = None) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {describe(model)}.")
         self.model: nn.Module | None = model
@@ -229,8 +224,7 @@ class FeatureTap(contextlib.AbstractContextManager["FeatureTap"]):
         """Remove the hooks and let go of the model; closing twice is fine."""
         if self._finalizer is not None:
             self._finalizer()
-        self.model = None
-        self.modules = []
+        self.model, self.modules = None, []
         self._forget()
 
     def _forget(self) -> None:

@@ -61,9 +61,7 @@ def center_features(
 def _check_features(features: Tensor, centering: str) -> None:
     check_choice("centering", centering, CENTERINGS)
     if check_tensor("features", features).ndim < 2 or 0 in features.shape:
-        raise ValueError(
-            f"features must have shape (N, ...) with at least one image and one unit, got {describe(features)}."
-        )
+        raise ValueError(f"features must be (N, ...) with at least one image and one unit, got {describe(features)}.")
     if not features.is_floating_point():
         raise TypeError(f"features must be floating point, got {describe(features)}: call features.float().")
 
@@ -233,9 +231,7 @@ def mix_similarities(similarities: Tensor, layer_logits: Tensor) -> Tensor:
     """
     if layer_logits.shape != similarities.shape[:1]:
         layers = similarities.shape[0]
-        raise ValueError(
-            f"layer_logits must have one entry for each of the {layers} layers, got {describe(layer_logits)}."
-        )
+        raise ValueError(f"layer_logits: want one entry for each of the {layers} layers, got {describe(layer_logits)}.")
     with torch.autocast(similarities.device.type, enabled=False):
         weights = torch.softmax(layer_logits.to(similarities.dtype), dim=0)
         return (weights.reshape(-1, *[1] * (similarities.ndim - 1)) * similarities).sum(dim=0)
@@ -376,9 +372,7 @@ def response_reliability(responses: Tensor) -> Tensor:
         tensor([2.])
     """
     if responses.ndim != 3 or responses.shape[0] < 2 or responses.shape[1] < 2:
-        raise ValueError(
-            f"responses must have shape (T >= 2, N >= 2, A) to tell signal from noise, got {describe(responses)}."
-        )
+        raise ValueError(f"responses must be (T >= 2, N >= 2, A) to tell signal from noise, got {describe(responses)}.")
     values = responses.double()  # the variance over equal repeats must come out as nothing, not as rounding
     mean = values.nanmean(dim=0)  # (N, A)
     noise = (values - mean).square().nanmean(dim=0).nanmean(dim=0)  # (A,)
@@ -410,8 +404,6 @@ def response_representation(responses: Tensor, weights: Tensor | None = None) ->
     rows = rows - rows.mean(dim=0, keepdim=True)
     if weights is not None:
         if weights.shape != (rows.shape[1],):
-            raise ValueError(
-                f"weights must have one entry for each of the {rows.shape[1]} neurons, got {describe(weights)}."
-            )
+            raise ValueError(f"weights: one entry for each of {rows.shape[1]} neurons wanted, got {describe(weights)}.")
         rows = rows * weights.to(rows)
     return unit_rows(rows, eps=1e-12)

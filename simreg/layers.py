@@ -46,9 +46,7 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
         matched = [n for n in names if _matches(n, pattern)]
         if not matched:
             near = near_matches(pattern, [*names, "auto", "early"]) or names[:10]
-            raise ValueError(
-                f"layers: {pattern!r} matches no layer of {type(model).__name__}. Near: {', '.join(near)}."
-            )
+            raise ValueError(f"layers: {pattern!r} matches no layer of {type(model).__name__}. Near: {', '.join(near)}")
         found.update(dict.fromkeys(matched))
     return list(found)
 
@@ -105,9 +103,7 @@ def _points(model: nn.Module) -> list[str]:
         i = points.index(largest)
         points[i : i + 1] = _parts(largest)
     if not points:
-        raise ValueError(
-            f"layers: {type(root).__name__} has no layer with weights before its classifier; name the layers."
-        )
+        raise ValueError(f"layers: {type(root).__name__} has no layer with weights before its classifier; name them.")
     return [names[id(p)] for p in points]
 
 

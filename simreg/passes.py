@@ -91,8 +91,7 @@ def joint_features(tap: FeatureTap, x: Tensor, images: Tensor) -> tuple[Any, Map
 def exits_early(model: nn.Module, early_exit: bool | Literal["auto"]) -> bool:
     """Whether a pass of its own ends after the last tapped layer.
 
-    Not by itself in compiled models, where an exception breaks the graph, nor in distributed wrappers, whose forward it
-    would end before they have prepared the reduction of gradients.
+    Not by itself in a compiled model, whose graph it breaks, nor a distributed one, which goes on to prepare gradients.
     """
     return bool(early_exit) if early_exit != "auto" else not (is_compiled(model) or is_distributed(model))
 

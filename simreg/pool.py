@@ -123,14 +123,10 @@ class RegularizationPool:
         return self._all_batches(m)
 
     def health(self, pairs_per_batch: int = 16, *, bins: int = 40) -> TargetHealth:
-        """Share of +1, 0 and -1 targets and histogram of the base similarity.
+        """Share of +1, 0 and -1 targets, of which k pairs a step hold some, and histogram of the base similarity.
 
         Exact for pools of up to 8192 images (fewer when images are large), else of the pairs of a random subset. Warns
         when fewer than 1% of the targets differ from 0: most steps then only ask for orthogonal features.
-
-        Args:
-            pairs_per_batch: k, for ``expected_per_step``.
-            bins: Of the histogram over [-1, 1].
         """
         health = measure_health(self.target, self._represent, len(self), pairs_per_batch=pairs_per_batch, bins=bins)
         if health.selected == 0:

@@ -13,7 +13,7 @@ from simreg._checks import check_choice, check_images, check_positive, check_ten
 from simreg.batch import PairBatch, Pairing, complete_batch
 from simreg.centering import ChannelMeans
 from simreg.cost import CostEstimate, Mode, estimate
-from simreg.features import FeatureTap, Select, check_features
+from simreg.features import FeatureTap, Selects, check_features
 from simreg.functional import CENTERINGS, CONVENTIONS, TRANSFORMS, Centering, Convention, Transform, check_clamp
 from simreg.kernels import BACKENDS, Backend
 from simreg.kernels.reference import work_dtype
@@ -95,7 +95,7 @@ class SimilarityRegularizer(nn.Module):
         batch_norm: passes.BatchNormPolicy = "update",
         early_exit: bool | Literal["auto"] = "auto",
         backend: Backend = "auto",
-        select: Select | Mapping[str, Select] | None = None,
+        select: Selects = None,
     ) -> None:
         super().__init__()
         check_choice("convention", convention, CONVENTIONS)
@@ -309,9 +309,7 @@ class SimilarityRegularizer(nn.Module):
         if prefix[:-1] in metadata:
             metadata[prefix[:-1]]["layers"] = list(self.layers)
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
         saved = local_metadata.get("layers", self.layers)
         if [_bare(name) for name in saved] != [_bare(name) for name in self.layers]:
             raise ValueError(

@@ -33,6 +33,8 @@ def products(
 ) -> Tensor:
     r"""Inner products of centred rows, :math:`\langle x_i - m, x_j - m \rangle`, differentiable in the features.
 
+    Float64, (N, N), or with ``paired`` (3, k): the product, the square of the first and of the second row of each pair.
+
     Args:
         features: Shape (N, ...), any floating dtype.
         centering: ``"channel"``, ``"batch"``, ``"image"`` or ``"none"``, see `simreg.functional.center_features`.
@@ -43,9 +45,6 @@ def products(
         paired: Row i with row k + i of N = 2k only.
         backend: One of `BACKENDS`; one that is named and cannot run raises RuntimeError. ``"auto"`` takes Triton on
             CUDA where it can run; ``"reference"`` alone has a second derivative, and is what a compiler sees.
-
-    Returns:
-        Shape (3, k), inner product, square of the first and of the second row of each pair; or (N, N). Float64.
     """
     loops = _loops(backend, features, paired)
     rows, axis = as_rows(features, channel_dim)
@@ -113,7 +112,7 @@ def _no_triton(features: Tensor, paired: bool) -> str:
         return "triton is not installed (pip install simreg[triton])"
     if features.dtype == torch.float64:
         return "it computes in float32, the features are float64"
-    if not paired and features.shape[0] > 128:
+    if not paired and features.shape[0] > 128:  # more do not fit the registers of one program
         return f"all pairs of more than 128 images take a matrix product, got {features.shape[0]}"
     return ""
 

@@ -1,7 +1,6 @@
 """Products of centred rows and their gradient in chunks that stay in the cache; plain torch, on any device.
 
-Rows are (N, O, I) as in `reference`. Features are read once each way, and nothing of their size is kept but their
-gradient.
+Rows are (N, O, I) as in `reference`; they are read once each way, and nothing of their size is kept but a gradient.
 """
 
 import math
@@ -40,14 +39,9 @@ def gradient(rows: Tensor, center: Tensor, centering: str, factors: Tensor) -> T
     """Gradient of the rows: ``factors``, (k, 2, 2) of pairs or (N, N), times the centred rows."""
     found = torch.empty_like(rows)
     direct = found.dtype == factors.dtype and found.is_contiguous()
-    room = None
     for chunk, buffer in _chunks(rows):
         flat = _centred(rows[:, chunk], center, chunk, centering, buffer)
-        if direct:
-            target = found[:, chunk].flatten(1)
-        else:
-            room = torch.empty_like(flat) if room is None else room
-            target = room.flatten()[: flat.numel()].view(flat.shape)
+        target = found[:, chunk].flatten(1) if direct else torch.empty_like(flat)
         if factors.ndim == 3:
             torch.bmm(factors, _halves(flat), out=_halves(target))
         else:

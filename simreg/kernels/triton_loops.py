@@ -1,7 +1,7 @@
 """Products of centred rows and their gradient in Triton: one launch each way.
 
 Rows (N, O, I) lie densely one after the other, ``units`` = O * I values each. What is subtracted from unit u of image
-n is ``center[n * per_image + u // div % mod]``: that of its channel, its image, or the unit itself. Sums are in
+n is ``center[n * stride + u // div % mod]``: that of its channel, its image, or the unit itself. Sums are in
 float32 within a chunk of units and in float64 over chunks, in a fixed order.
 """
 
@@ -14,26 +14,24 @@ from simreg.kernels.reference import center_of
 
 _UNITS = 1024  # of a chunk
 _WIDE = 32  # units of one matrix product
-MOST_IMAGES = 128  # whose products fit the registers of one program
 
 
 @triton.jit
-def _load(x, center, n, unit, images, units, per_image, div, mod):
+def _load(x, center, n, unit, images, units, stride, div, mod):
     """Rows ``n`` at ``unit``, minus their centre, zero outside, and what is inside."""
     inside = (n < images) & (unit < units)
     rows = tl.load(x + n.to(tl.int64) * units + unit, mask=inside, other=0.0).to(tl.float32)
-    return tl.where(
-        inside, rows - tl.load(center + n * per_image + unit // div % mod, mask=inside, other=0.0), 0.0
-    ), inside
+    shift = tl.load(center + n * stride + unit // div % mod, mask=inside, other=0.0)
+    return tl.where(inside, rows - shift, 0.0), inside
 
 
 @triton.jit
-def _pair_products(x, center, out, images, units, per_image, div, mod, UNITS: tl.constexpr):
+def _pair_products(x, center, out, images, units, stride, div, mod, UNITS: tl.constexpr):
     """Cross product and both squares of rows p and k + p in one chunk of units: grid (chunks, k)."""
     chunk, pair, k = tl.program_id(0), tl.program_id(1), images // 2
     unit = chunk * UNITS + tl.arange(0, UNITS)
-    first, _ = _load(x, center, tl.full([1], 0, tl.int32) + pair, unit, images, units, per_image, div, mod)
-    second, _ = _load(x, center, tl.full([1], 0, tl.int32) + pair + k, unit, images, units, per_image, div, mod)
+    first, _ = _load(x, center, tl.full([1], 0, tl.int32) + pair, unit, images, units, stride, div, mod)
+    second, _ = _load(x, center, tl.full([1], 0, tl.int32) + pair + k, unit, images, units, stride, div, mod)
     out += chunk * 3 * k + pair
     tl.store(out, tl.sum(first * second, 0))
     tl.store(out + k, tl.sum(first * first, 0))
@@ -41,13 +39,13 @@ def _pair_products(x, center, out, images, units, per_image, div, mod, UNITS: tl
 
 
 @triton.jit
-def _pair_gradient(x, center, factors, out, images, units, per_image, div, mod, UNITS: tl.constexpr):
+def _pair_gradient(x, center, factors, out, images, units, stride, div, mod, UNITS: tl.constexpr):
     """``factors`` (k, 2, 2) times rows p and k + p, in one chunk of units: grid (chunks, k)."""
     chunk, pair, k = tl.program_id(0), tl.program_id(1), images // 2
     unit = chunk * UNITS + tl.arange(0, UNITS)
     one, other = tl.full([1], 0, tl.int32) + pair, tl.full([1], 0, tl.int32) + pair + k
-    first, inside = _load(x, center, one, unit, images, units, per_image, div, mod)
-    second, _ = _load(x, center, other, unit, images, units, per_image, div, mod)
+    first, inside = _load(x, center, one, unit, images, units, stride, div, mod)
+    second, _ = _load(x, center, other, unit, images, units, stride, div, mod)
     factors += 4 * pair
     of_first = tl.load(factors) * first + tl.load(factors + 1) * second
     of_second = tl.load(factors + 2) * first + tl.load(factors + 3) * second
@@ -56,25 +54,23 @@ def _pair_gradient(x, center, factors, out, images, units, per_image, div, mod, 
 
 
 @triton.jit
-def _gram(
-    x, center, out, images, units, per_image, div, mod, HIGH: tl.constexpr, UNITS: tl.constexpr, WIDE: tl.constexpr
-):
+def _gram(x, center, out, images, units, stride, div, mod, HIGH: tl.constexpr, UNITS: tl.constexpr, WIDE: tl.constexpr):
     """Products (N, N) of all rows in one chunk of units: grid (chunks,)."""
     chunk, n, other = tl.program_id(0), tl.arange(0, HIGH)[:, None], tl.arange(0, HIGH)[None, :]
     total = tl.zeros([HIGH, HIGH], tl.float32)
     for start in range(0, UNITS, WIDE):
         unit = chunk * UNITS + start + tl.arange(0, WIDE)[None, :]
-        rows, _ = _load(x, center, n, unit, images, units, per_image, div, mod)
+        rows, _ = _load(x, center, n, unit, images, units, stride, div, mod)
         total = tl.dot(rows, tl.trans(rows), total, input_precision="ieee")
     tl.store(out + (chunk * images + n) * images + other, total, mask=(n < images) & (other < images))
 
 
 @triton.jit
-def _gram_gradient(x, center, factors, out, images, units, per_image, div, mod, HIGH: tl.constexpr, WIDE: tl.constexpr):
+def _gram_gradient(x, center, factors, out, images, units, stride, div, mod, HIGH: tl.constexpr, WIDE: tl.constexpr):
     """``factors`` (N, N) times all rows in one chunk of units: grid (chunks,)."""
     n, other = tl.arange(0, HIGH)[:, None], tl.arange(0, HIGH)[None, :]
     unit = tl.program_id(0) * WIDE + tl.arange(0, WIDE)[None, :]
-    rows, inside = _load(x, center, n, unit, images, units, per_image, div, mod)
+    rows, inside = _load(x, center, n, unit, images, units, stride, div, mod)
     slope = tl.load(factors + n * images + other, mask=(n < images) & (other < images), other=0.0)
     tl.store(out + n.to(tl.int64) * units + unit, tl.dot(slope, rows, input_precision="ieee"), mask=inside)
 
@@ -109,7 +105,7 @@ def gradient(rows: Tensor, center: Tensor, centering: str, factors: Tensor) -> T
 
 
 def _place(rows: Tensor, center: Tensor) -> tuple[int, int, int]:
-    """Which entry of ``center`` belongs to a unit of an image: per_image, div, mod."""
+    """Which entry of ``center`` belongs to a unit of an image: stride, div, mod."""
     (images, outer, inner), units = center.shape, rows[0].numel()
     if images > 1:
         return 1, units, 1

@@ -8,6 +8,7 @@ from torch import Tensor
 from simreg.functional import is_dense
 
 Self = TypeVar("Self", bound="Target")
+Maybe = Tensor | None
 
 
 class Target(ABC):
@@ -26,9 +27,7 @@ class Target(ABC):
         return
 
     @abstractmethod
-    def representation(
-        self, images: Tensor | None = None, *, labels: Tensor | None = None, indices: Tensor | None = None
-    ) -> Tensor:
+    def representation(self, images: Maybe = None, *, labels: Maybe = None, indices: Maybe = None) -> Tensor:
         """Unit vectors, (N, R), whose products are the base similarity; ``ValueError`` if what they need is missing."""
 
     def inner(self, first: Tensor, second: Tensor) -> Tensor:
@@ -47,14 +46,7 @@ class Target(ABC):
         """Which pairs of this base similarity take part, a bool tensor; None where all do."""
         return None
 
-    def paired(
-        self,
-        pairs: Tensor,
-        images: Tensor | None = None,
-        *,
-        labels: Tensor | None = None,
-        indices: Tensor | None = None,
-    ) -> Tensor:
+    def paired(self, pairs: Tensor, images: Maybe = None, *, labels: Maybe = None, indices: Maybe = None) -> Tensor:
         """Base similarity, (P,) in [-1, 1], of ``pairs`` (P, 2) of the rows that `representation` is given."""
         rows = self.representation(images, labels=labels, indices=indices)
         i, j = pairs.to(rows.device).unbind(1)

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from simreg._checks import as_float, check_similarities, check_tensor, describe, to_tensor
 from simreg.functional import response_reliability, response_representation, unit_rows
-from simreg.targets.base import PoolTarget, Target
+from simreg.targets.base import Maybe, PoolTarget, Target
 
 
 class LabelTarget(Target):
     """1 where the classes of two images agree, else 0 (the paper's categorical target).
 
-    Args:
-        num_classes: Number of classes; by default one more than the highest label seen, by `fit` or else at hand.
+    ``num_classes`` is by default one more than the highest label seen, by `fit` or else at hand.
 
     Example:
         >>> LabelTarget().paired(torch.tensor([[0, 1], [0, 2]]), labels=torch.tensor([3, 3, 5]))
@@ -32,9 +31,7 @@ class LabelTarget(Target):
         fitted.num_classes = self.num_classes or int(_require_labels(labels).max()) + 1
         return fitted
 
-    def representation(
-        self, images: Tensor | None = None, *, labels: Tensor | None = None, indices: Tensor | None = None
-    ) -> Tensor:
+    def representation(self, images: Maybe = None, *, labels: Maybe = None, indices: Maybe = None) -> Tensor:
         """One-hot classes, shape (N, number of classes)."""
         labels = _require_labels(labels)
         classes = torch.arange(self.num_classes or int(labels.max()) + 1, device=labels.device)
@@ -73,9 +70,7 @@ class MatrixTarget(PoolTarget):
         """The matrix, (N, N)."""
         return self.rows
 
-    def representation(
-        self, images: Tensor | None = None, *, labels: Tensor | None = None, indices: Tensor | None = None
-    ) -> Tensor:
+    def representation(self, images: Maybe = None, *, labels: Maybe = None, indices: Maybe = None) -> Tensor:
         """The pool row of each image, (N, 1): a matrix need not have vectors, so `inner` and `outer` look it up."""
         return self.located(indices).reshape(-1, 1)
 
@@ -93,10 +88,7 @@ class NeuralTarget(PoolTarget):
 
     .. math:: S_{ij} = \cos(x_i, x_j), \quad x_{ia} = w_a (r_{ia} - \bar r_a)
 
-    Build one with `from_responses`; `average` combines several scans.
-
-    Args:
-        rows: Shape (N, R): unit vectors, one for each image of the pool.
+    Build one with `from_responses`, or of unit vectors ``rows`` (N, R); `average` combines several scans.
 
     Source: Li et al. 2019.
     """
@@ -151,12 +143,9 @@ class NeuralTarget(PoolTarget):
 
     @classmethod
     def average(cls, targets: Sequence["NeuralTarget"]) -> "NeuralTarget":
-        """Target whose similarity is the mean of the similarities of several scans of the same images.
+        """Target whose similarity is the mean of those of several scans of the same images; neurons may differ.
 
         It has as many units as all scans together. Raises ``ValueError`` if there is no scan, or they differ in images.
-
-        Args:
-            targets: One target for each scan; neurons may differ, images may not.
 
         Example:
             >>> one, two = NeuralTarget(torch.eye(2)), NeuralTarget(torch.ones(2, 1))
@@ -175,9 +164,7 @@ class NeuralTarget(PoolTarget):
     def __repr__(self) -> str:
         return f"NeuralTarget({self.rows.shape[0]} images, {self.rows.shape[1]} units)"
 
-    def representation(
-        self, images: Tensor | None = None, *, labels: Tensor | None = None, indices: Tensor | None = None
-    ) -> Tensor:
+    def representation(self, images: Maybe = None, *, labels: Maybe = None, indices: Maybe = None) -> Tensor:
         """Response vectors of the images in rows ``indices`` of the pool, (N, R)."""
         indices = self.located(indices)
         return self.rows[indices]

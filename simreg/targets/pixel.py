@@ -8,7 +8,7 @@ from torch import Tensor
 
 from simreg._checks import as_float, check_choice, check_images, unit_float
 from simreg.functional import unit_rows
-from simreg.targets.base import Target
+from simreg.targets.base import Maybe, Target
 
 PixelCentering = Literal["dataset", "image", "none"]
 Color = Literal["gray", "rgb"]
@@ -52,9 +52,7 @@ class PixelTarget(Target):
             fitted.mean = (torch.stack(totals).sum(dim=0) / len(images)).float()
         return fitted
 
-    def representation(
-        self, images: Tensor | None = None, *, labels: Tensor | None = None, indices: Tensor | None = None
-    ) -> Tensor:
+    def representation(self, images: Maybe = None, *, labels: Maybe = None, indices: Maybe = None) -> Tensor:
         """Centred pixels over their norm, (N, C H W) or (N, H W) in gray; a blank image has a zero row."""
         if images is None:
             raise ValueError("images: a pixel target needs the images themselves, in [0, 1]; pass images, not targets.")

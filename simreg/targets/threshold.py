@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from simreg._checks import check_choice, check_positive, describe
-from simreg.targets.base import Target
+from simreg.targets.base import Maybe, Target
 from simreg.targets.pixel import PixelTarget
 
 Selection = Literal["all", "low", "high", "positive", "negative", "high_positive", "double"]
@@ -66,9 +66,7 @@ class ThresholdTarget(Target):
         """As for the base target."""
         self.of.check_size(n)
 
-    def representation(
-        self, images: Tensor | None = None, *, labels: Tensor | None = None, indices: Tensor | None = None
-    ) -> Tensor:
+    def representation(self, images: Maybe = None, *, labels: Maybe = None, indices: Maybe = None) -> Tensor:
         """As for the base target."""
         return self.of.representation(images, labels=labels, indices=indices)
 
