@@ -80,7 +80,8 @@ def readable(tensor: Tensor) -> bool:
 def check_pairs(pairs: object, n: int, *, none: bool = False) -> Tensor:
     """Raise unless ``pairs`` are integers (P, 2), P >= 1 (or ``none``); on CPU also unless rows of ``n`` images."""
     tensor = check_tensor("pairs", pairs, wanted="an integer tensor (P, 2)")
-    if tensor.ndim != 2 or tensor.shape[1] != 2 or tensor.is_floating_point() or not (none or tensor.shape[0]):
+    integers = tensor.dtype in (torch.int32, torch.int64)  # others of torch's index as masks
+    if tensor.ndim != 2 or tensor.shape[1] != 2 or not integers or not (none or tensor.shape[0]):
         raise ValueError(f"pairs must have shape (P, 2) of integers with P >= 1, got {describe(tensor)}.")
     if readable(tensor) and tensor.numel():
         low, high = (int(v) for v in torch.aminmax(tensor))

@@ -93,7 +93,7 @@ def complete_batch(
             raise ValueError("targets and pairs belong to images; a PairBatch has its own.")
         if batch.pairs is None and pairing == "all":
             raise ValueError('pairing="all" needs targets of all pairs: draw with pool.batches(..., pairing="all").')
-        return batch.to(device, non_blocking=True)
+        return _looked(batch.to(device, non_blocking=True), look)
     images = unit_float(check_images("images", batch)).to(device)
     n = images.shape[0]
     if pairs is not None:
@@ -104,15 +104,13 @@ def complete_batch(
         raise ValueError(f'images: pairing="pairs" needs an even number of rows, at least 2, got {n}; or pass pairs=.')
     rows = torch.arange(n, device=device).view(2, -1).T if pairs is None else pairs  # (P, 2)
     if targets is not None:
-        targets = targets.detach().to(device)
+        targets = check_tensor("targets", targets).detach().to(device)
         targets = targets if targets.is_floating_point() else targets.float()
         if targets.ndim == 2:
             if targets.shape != (n, n):
                 raise ValueError(f"targets: a matrix must be ({n}, {n}) for {n} images, got {tuple(targets.shape)}.")
             targets = targets[rows[:, 0], rows[:, 1]]
-        if look and not readable(targets):  # those that are, PairBatch checks
-            check_similarities("targets", targets)
-        return PairBatch(images, targets, pairs)
+        return _looked(PairBatch(images, targets, pairs), look)
     if target is None:
         raise ValueError("target: images came without target similarities; set target=PixelTarget(), or pass them.")
     if look:
@@ -120,3 +118,10 @@ def complete_batch(
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         targets, chosen = target.taking_part(target.paired(rows, images), rows)
     return PairBatch(images, targets, pairs if chosen is rows else chosen)
+
+
+def _looked(batch: PairBatch, look: bool) -> PairBatch:
+    """The batch, with the targets checked that it could not check itself."""
+    if look and not readable(batch.targets):
+        check_similarities("targets", batch.targets)
+    return batch

@@ -37,11 +37,12 @@ class ChannelMeans(nn.Module):
                 f"layers: number {index} has {channels} channels, but its running mean {mean.shape[0]}: a "
                 "regularizer serves one model at one input size."
             )
-        if not mean.numel() or mean.dtype != work_dtype(features):
-            mean = mean if mean.numel() else torch.zeros(channels, device=features.device)
-            mean = mean.to(work_dtype(features))
-            setattr(self, name, mean)
-        return mean
+        found = (mean if mean.numel() else features.new_zeros(channels)).to(work_dtype(features))
+        if not torch.compiler.is_compiling() and found.is_inference() and not torch.is_inference_mode_enabled():
+            found = found.clone()  # made while measuring; training moves it
+        if found is not mean and self.training:
+            setattr(self, name, found)
+        return found
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name, mean in self.named_buffers():  # take the sizes that come

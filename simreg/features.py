@@ -152,12 +152,10 @@ class FeatureTap(contextlib.AbstractContextManager["FeatureTap"]):
     def before(self, modules: Callable[[nn.Module], Iterable[nn.Module]], call: Callable[..., None]) -> None:
         """Let those ``modules`` of the model call ``call`` before they run, whoever runs them, until `close`."""
         self._before.append((modules, call))
-        self._attach()
+        self._handles += [module.register_forward_pre_hook(Hook(call)) for module in modules(self.require_model())]
 
     def _attach(self) -> None:
-        """Register all hooks anew; a copy does so at its first pass, when the copied model is whole."""
-        if self._finalizer is not None:
-            self._finalizer()
+        """Register the hooks, once; a copy does so at its first pass, when the copied model is whole."""
         model = self.require_model()
         modules = layer_modules(model)
         self.modules = [modules[name] for name in self.layers]
@@ -166,7 +164,7 @@ class FeatureTap(contextlib.AbstractContextManager["FeatureTap"]):
         handles.append(model.register_forward_pre_hook(Hook(begin)))
         for select, call in self._before:
             handles += [module.register_forward_pre_hook(Hook(call)) for module in select(model)]
-        self._finalizer = weakref.finalize(self, remove_hooks, handles)
+        self._handles, self._finalizer = handles, weakref.finalize(self, remove_hooks, handles)
 
     @contextlib.contextmanager
     def record(self, *, early_exit: bool = False) -> Iterator[None]:
@@ -234,7 +232,7 @@ class FeatureTap(contextlib.AbstractContextManager["FeatureTap"]):
     def __getstate__(self) -> dict[str, Any]:
         # A copy taps the copied model; hooks do not travel with modules.
         fresh = _Recorder(self._recorder.selects, self.layers)
-        return {**self.__dict__, "modules": [], "_recorder": fresh, "_finalizer": None}
+        return {**self.__dict__, "modules": [], "_recorder": fresh, "_finalizer": None, "_handles": []}
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
@@ -268,7 +266,7 @@ def check_features(features: Mapping[str, Tensor], images: Tensor) -> Mapping[st
     """Raise unless the ``features`` of layers are rows of ``images`` on their device that carry a gradient."""
     n, device = images.shape[0], images.device
     for layer, x in features.items():
-        if x.ndim < 2 or x.shape[0] != n or not x.is_floating_point():
+        if x.ndim < 2 or x.shape[0] != n or x.numel() == 0 or not x.is_floating_point():
             raise ValueError(
                 f"layer {layer!r} gives {describe(x)} for {n} images: similarity needs one floating-point row for each "
                 "image, (N, ...). Tap another layer, or reshape with select=."

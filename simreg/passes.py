@@ -36,10 +36,11 @@ def separate_features(
 ) -> Mapping[str, Tensor]:
     """Features of ``images``, uint8 or as the model takes them, by layer, from a pass of their own.
 
-    ``auxiliary`` are the statistics of the policy ``"separate"``. Raises ValueError if ``"official"`` has an odd number
-    of images to halve.
+    ``auxiliary`` are the statistics of the policy ``"separate"``; ``"official"`` halves the images.
     """
     model = tap.require_model()
+    if policy not in ("update", "official") and not tap._before:
+        tap.before(_norms, partial(_refuse_recompute, policy))
     images = as_input(images, model)
     if policy != "official":
         with batch_norm_policy(model, policy, auxiliary):
@@ -129,16 +130,8 @@ def _norms(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
-def refuse_recompute(tap: FeatureTap, policy: BatchNormPolicy) -> None:
-    """Let batch norms refuse to run in a backward pass, as under activation checkpointing, where a policy is over.
-
-    They would then normalise otherwise than in the pass that the policy applied to, and update their own statistics.
-    """
-    if policy not in ("update", "official"):
-        tap.before(_norms, partial(_refuse_recompute, policy))
-
-
 def _refuse_recompute(policy: str, *_: Any) -> None:
+    """Refuse activation checkpointing: layers that run again in backward, where the policy is over."""
     if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # inside backward
         raise RuntimeError(
             f"batch_norm={policy!r} cannot be kept under activation checkpointing, which runs layers again in "

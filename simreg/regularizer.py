@@ -126,7 +126,6 @@ class SimilarityRegularizer(nn.Module):
         self.layer_logits = nn.Parameter(logits, requires_grad=layer_weights == "learned")
         self.channel_means = ChannelMeans(len(self.layers), device)
         self._auxiliary = passes.AuxiliaryStatistics(model) if batch_norm == "separate" else None
-        passes.refuse_recompute(self._tap, batch_norm)
         self._watch = Watch()
         self._observed: dict[str, Tensor] | None = None
         self._last: dict[str, Tensor] = {}
@@ -230,9 +229,10 @@ class SimilarityRegularizer(nn.Module):
         """
         if self.alpha == 0:
             return self._nothing()
+        self._tap.require_model()
         if self._observed is None:
             raise RuntimeError("no forward pass to penalise: run the model inside `with reg.observe():` first, once.")
-        features, self._observed = self._observed, None
+        features = self._observed
         rows = next(iter(features.values())).shape[0]
         if check_tensor("images_or_targets", images_or_targets).ndim > 2:
             if images_or_targets.shape[0] != rows:
@@ -240,6 +240,7 @@ class SimilarityRegularizer(nn.Module):
             batch = self._batch(images_or_targets, None, pairs)
         else:  # what the model saw is not needed again
             batch = self._batch(torch.empty(rows, 0, 0, 0), images_or_targets, pairs)
+        self._observed = None
         return self._penalty(check_features(features, batch.images), batch)
 
     def joint(self, x: Tensor, batch: PairBatch | Tensor) -> tuple[Any, Tensor]:
@@ -339,6 +340,7 @@ class SimilarityRegularizer(nn.Module):
     def _penalty(self, features: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """The one flow from features to the penalty."""
         if len(batch) == 0:  # the target selects no pair of this batch
+            self._last, self._watch.calls = {}, self._watch.calls + 1
             return self._nothing()
         layers = []
         how: dict[str, Any] = {"centering": self.centering, "backend": self.backend}

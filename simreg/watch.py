@@ -75,7 +75,7 @@ class Watch:
             return
         if self._weight < 0:
             self._logits = logits._version
-        elif weight._version > self._weight:
+        elif weight._version > self._weight and logits.grad is not None:  # else the penalty is not trained on
             self._steps += 1
             if self._steps == 2 and logits._version == self._logits:
                 warn(

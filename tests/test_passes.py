@@ -124,3 +124,21 @@ def test_policies_refuse_activation_checkpointing(make_net, images, policy):
     model(images).sum().backward()
     assert not any(m._forward_pre_hooks for m in model.modules())
     copy.deepcopy(model)(images).sum().backward()
+
+
+def test_a_checkpointed_model_trains_its_own_pass_beside_a_policy_that_no_pass_has_used(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), nn.Conv2d(4, 2, 3)
+
+        def forward(self, x):
+            return self.head(torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=False))
+
+    model = Net()
+    reg = SimilarityRegularizer(model, ["head"], target=PixelTarget(), batch_norm="freeze")
+    with reg.observe():
+        output = model(images)
+    (output.sum() + reg.penalty(images)).backward()
+    with pytest.raises(RuntimeError, match="activation checkpointing"):
+        reg(images).backward()

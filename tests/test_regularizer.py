@@ -494,6 +494,12 @@ def test_constructor_mistakes_are_named(make_net, kwargs, error, message):
         (lambda reg, x: reg(x, targets=torch.zeros(0), pairs=torch.zeros(0, 2).long()), ValueError, "P >= 1"),
         (lambda reg, x: reg(x[0], targets=torch.zeros(4)), ValueError, r"\(N, C, H, W\)"),
         (lambda reg, x: reg([x], targets=torch.zeros(4)), TypeError, "image tensor"),
+        (lambda reg, x: reg(x, targets=[0.0] * 4), TypeError, "targets"),
+        (
+            lambda reg, x: reg(x, targets=torch.zeros(2), pairs=torch.ones(2, 2, dtype=torch.bool)),
+            ValueError,
+            "integers",
+        ),
         (lambda reg, x: reg(PairBatch(x, torch.zeros(4)), targets=torch.zeros(4)), ValueError, "PairBatch has its own"),
         (lambda reg, x: reg.penalty(x), RuntimeError, "observe"),
         (lambda reg, x: reg.joint(x[..., :4], PairBatch(x, torch.zeros(4))), ValueError, "cannot share a pass"),
@@ -855,3 +861,58 @@ def test_a_compiled_step_has_no_graph_break_and_equals_eager(make_net, images, p
     torch._dynamo.reset()
     assert len(graphs) <= 2  # the first step also makes the running means
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+def test_measuring_in_inference_mode_leaves_training_as_it_is(make_net, images):
+    penalties = []
+    for measured in (False, True):
+        reg = SimilarityRegularizer(make_net(), LAYERS, target=PixelTarget())
+        if measured:
+            with torch.inference_mode():
+                reg.eval()(images)
+        penalties.append(reg.train()(images))
+        penalties[-1].backward()
+    assert torch.equal(*penalties)
+    reg = SimilarityRegularizer(make_net(), LAYERS, target=PixelTarget())
+    with torch.inference_mode():
+        reg(images)
+    reg(images).backward()
+
+
+def test_logits_that_no_penalty_is_trained_on_are_not_warned_about(make_net, images, recwarn):
+    model = make_net()
+    reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
+    optimizer = torch.optim.SGD([*model.parameters(), *reg.parameters()], lr=0.01)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(images).sum().backward()
+        optimizer.step()
+        reg(images)  # looked at only
+    assert not [w for w in recwarn if "layer logits" in str(w.message)]
+
+
+def test_an_empty_selection_counts_as_a_call_and_has_no_stats(make_net, images):
+    reg = SimilarityRegularizer(make_net(), LAYERS, target=ThresholdTarget(0.999, select="high"), pairing="all")
+    reg(images)
+    assert (reg.stats, reg._watch.calls) == ({}, 1)
+
+
+@pytest.mark.parametrize("batch", [PairBatch, None])
+def test_targets_that_a_device_hides_are_checked_in_the_first_calls(make_net, images, batch, monkeypatch):
+    monkeypatch.setattr("simreg.batch.readable", lambda tensor: False)  # as on CUDA
+    reg, wrong = SimilarityRegularizer(make_net(), LAYERS), torch.full((4,), 5.0)
+    with pytest.raises(ValueError, match=r"\[-1, 1\]"):
+        reg(batch(images, wrong)) if batch else reg(images, targets=wrong)
+
+
+def test_a_penalty_that_was_refused_may_be_asked_for_again(make_net, images):
+    model = make_net()
+    reg = SimilarityRegularizer(model, LAYERS, target=PixelTarget())
+    with reg.observe():
+        model(images)
+    with pytest.raises(ValueError, match="had 8 rows"):
+        reg.penalty(images[:4])
+    assert torch.isfinite(reg.penalty(images))
+    reg.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        reg.penalty(images)

@@ -63,3 +63,4 @@ def test_kernels_compile_for_hopper_within_its_memory():
     lines = [line.split() for line in run("-c", COMPILE, TRITON_INTERPRET="0").splitlines()]
     assert {name for name, *_ in lines} == {"_pair_products", "_pair_gradient", "_gram", "_gram_gradient"}
     assert all(int(shared) <= SHARED for _, shared, _ in lines)
+    assert all(int(spills) == 0 for name, _, spills in lines if name.startswith("_pair"))

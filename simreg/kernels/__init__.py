@@ -129,6 +129,7 @@ def _full_precision(rows: Tensor) -> Iterator[None]:
         before = getattr(matmul, name)
         setattr(matmul, name, exact)
         try:
-            yield
+            with torch.cuda.device(rows.device):  # where Triton launches
+                yield
         finally:
             setattr(matmul, name, before)

@@ -12,7 +12,7 @@ from torch import Tensor
 from simreg.kernels.reference import center_of, wide, work_dtype
 
 _CACHE = 2**18  # values of a chunk on a CPU, 1 MB: it stays in the cache between its centre and its products
-_SUM = 2**14  # units of a chunk on a CPU: longer sums lose digits there
+_SUM = 2**12  # units of a chunk on a CPU: longer sums lose digits there
 _BLOCK = 1024  # units of one inner product of a pair, for the same reason
 _LARGE = 2**25  # values of a chunk elsewhere, where only the launches count
 

@@ -27,8 +27,8 @@ def _load(x, center, n, unit, images, units, stride, div, mod):
 
 @triton.jit
 def _pair_products(x, center, out, images, units, stride, div, mod, UNITS: tl.constexpr):
-    """Cross product and both squares of rows p and k + p in one chunk of units: grid (chunks, k)."""
-    chunk, pair, k = tl.program_id(0), tl.program_id(1), images // 2
+    """Cross product and both squares of rows p and k + p in one chunk of units: grid (k, chunks)."""
+    pair, chunk, k = tl.program_id(0), tl.program_id(1), images // 2
     unit = chunk * UNITS + tl.arange(0, UNITS)
     first, _ = _load(x, center, tl.full([1], 0, tl.int32) + pair, unit, images, units, stride, div, mod)
     second, _ = _load(x, center, tl.full([1], 0, tl.int32) + pair + k, unit, images, units, stride, div, mod)
@@ -40,8 +40,8 @@ def _pair_products(x, center, out, images, units, stride, div, mod, UNITS: tl.co
 
 @triton.jit
 def _pair_gradient(x, center, factors, out, images, units, stride, div, mod, UNITS: tl.constexpr):
-    """``factors`` (k, 2, 2) times rows p and k + p, in one chunk of units: grid (chunks, k)."""
-    chunk, pair, k = tl.program_id(0), tl.program_id(1), images // 2
+    """``factors`` (k, 2, 2) times rows p and k + p, in one chunk of units: grid (k, chunks)."""
+    pair, chunk, k = tl.program_id(0), tl.program_id(1), images // 2
     unit = chunk * UNITS + tl.arange(0, UNITS)
     one, other = tl.full([1], 0, tl.int32) + pair, tl.full([1], 0, tl.int32) + pair + k
     first, inside = _load(x, center, one, unit, images, units, stride, div, mod)
@@ -85,7 +85,7 @@ def products(
     chunks, place = triton.cdiv(units, _UNITS), (n, units, *_place(rows, center))
     if paired:
         out = torch.empty(chunks, 3, n // 2, device=rows.device)
-        _pair_products[chunks, n // 2](rows, center, out, *place, _UNITS)
+        _pair_products[n // 2, chunks](rows, center, out, *place, _UNITS)
     else:
         out = torch.empty(chunks, n, n, device=rows.device)
         _gram[(chunks,)](rows, center, out, *place, _high(n), _UNITS, _WIDE)
@@ -98,7 +98,7 @@ def gradient(rows: Tensor, center: Tensor, centering: str, factors: Tensor) -> T
     n, units, found, factors = len(rows), rows[0].numel(), torch.empty_like(rows), factors.contiguous()
     place = (n, units, *_place(rows, center))
     if factors.ndim == 3:
-        _pair_gradient[triton.cdiv(units, _UNITS), n // 2](rows, center, factors, found, *place, _UNITS)
+        _pair_gradient[n // 2, triton.cdiv(units, _UNITS)](rows, center, factors, found, *place, _UNITS)
     else:
         _gram_gradient[(triton.cdiv(units, _WIDE),)](rows, center, factors, found, *place, _high(n), _WIDE)
     return found - found.mean(0) if centering == "batch" else found
