@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from harness import environment, prepare_process, race
 
@@ -7,6 +9,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    (Path(__file__).parent / "results").mkdir(exist_ok=True)  # where --benchmark-json writes at the very end
     config.addinivalue_line("markers", "sizes(default, smoke): values of the argument `case` for each --sizes")
     prepare_process()
 
