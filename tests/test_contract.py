@@ -122,6 +122,8 @@ SIGNATURES = {
     F.center_features: "(features, centering='batch', *, mean=None, channel_dim=1)",
     F.pairwise_cosine: "(features, *, centering='batch', eps=1e-08, backend='auto')",
     F.paired_cosine: "(features, pairs=None, *, centering='batch', eps=1e-08, backend='auto')",
+    F.similarity: "(features, pairs=None, *, centering='channel', running_mean=None, momentum=0.1, channel_dim=1, "
+    "eps=1e-08, backend='auto')",
     F.mix_similarities: "(similarities, layer_logits)",
     F.fisher_z: "(similarity, *, convention='official', eps=1e-05)",
     F.similarity_loss: "(similarity, target, *, convention='official', transform='arctanh', target_clamp=None)",
