@@ -12,7 +12,7 @@ from torch import Tensor
 from simreg.kernels.reference import center_of, wide, work_dtype
 
 _CACHE = 2**18  # values of a chunk on a CPU, 1 MB: it stays in the cache between its centre and its products
-_SUM = 2**12  # units of one matrix product on a CPU: longer sums lose digits there
+_UNITS, _SUM = 2**13, 2**12  # of a row in a chunk, and in a matrix product, whose longer sums lose digits on a CPU
 _BLOCK = 1024  # units of one inner product of a pair, for the same reason
 _LARGE = 2**25  # values of a chunk elsewhere, where only the launches count
 
@@ -26,7 +26,7 @@ def products(
     moving = mean is not None and axis == 1 and momentum > 0  # a chunk holds whole channels: it knows their new mean
     center = center_of(rows, axis, "none" if centering == "batch" else centering, mean, 0.0 if moving else momentum)
     center = center.clone()  # later passes move the mean
-    for chunk, buffer in _chunks(rows, _CACHE if paired else _SUM):
+    for chunk, buffer in _chunks(rows, _UNITS if paired else _SUM):
         part = rows[:, chunk]
         if moving and mean is not None:
             center[0, chunk, 0] = mean[chunk].lerp_(part.mean((0, 2), dtype=mean.dtype), momentum)
@@ -53,7 +53,7 @@ def gradient(rows: Tensor, center: Tensor, centering: str, factors: Tensor) -> T
     return found
 
 
-def _chunks(rows: Tensor, most: int = _CACHE) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(rows: Tensor, most: int = _UNITS) -> Iterator[tuple[slice, Tensor]]:
     """Ranges of O whose values fit the cache, ``most`` units of each row, and one buffer for their centred values."""
     n, outer, inner = rows.shape
     units = min(most, _CACHE // n) if rows.device.type == "cpu" else _LARGE // n
