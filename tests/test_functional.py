@@ -259,3 +259,44 @@ def test_similarity_moves_the_running_mean_and_gives_the_cosines_of_what_it_leav
     rows = (x - (mean[:, None] if channel_dim == 1 else mean)).flatten(1)
     i, j = torch.arange(n).chunk(2) if pairs is None else pairs.unbind(1)
     torch.testing.assert_close(ours, torch.nn.functional.cosine_similarity(rows[i], rows[j]))
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_equal_opposite_zero_and_poisoned_rows(generator, backend, dense):
+    x = torch.randn(6, 3, 1001, generator=generator)
+    x[0], x[4], x[5] = 0.0, x[1], -x[2]
+    pairs = F.all_pairs(6) if dense else None  # else (0, 3), (1, 4), (2, 5)
+    rows = [2, 7, 11] if dense else [0, 1, 2]
+    leaf = x.clone().requires_grad_()
+    found = F.similarity(leaf, pairs, centering="none", backend=backend)
+    assert found[rows].tolist() == [0.0, 1.0, -1.0]  # equal rows to the bit, whatever their sums round to
+    found.square().sum().backward()
+    assert torch.isfinite(leaf.grad).all()
+    assert leaf.grad[0].eq(0).all()  # a row without norm has no direction to change in
+    x[2, 0, 0] = float("nan")
+    assert F.similarity(x, pairs, centering="none", backend=backend)[rows[2]].isnan()
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_a_row_without_norm_gives_its_partner_no_gradient(backend):
+    x = torch.tensor([[1e-9, 0.0], [3.0, 4.0], [1.0, 2.0], [2.0, 0.0]], requires_grad=True)
+    (found,) = torch.autograd.grad(F.pairwise_cosine(x, centering="none", backend=backend)[0].sum(), x)
+    assert found.eq(0).all()
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_equal_images_have_similarity_one_to_the_bit(generator, backend, dense):
+    half = torch.randn(50, 3, 1001, generator=generator)
+    found = F.similarity(
+        torch.cat([half, half]), F.all_pairs(100) if dense else None, centering="none", backend=backend
+    )
+    i, j = F.all_pairs(100).T
+    assert (found[j == i + 50] if dense else found).eq(1.0).all()
+
+
+def test_products_of_equal_rows_may_differ_in_their_last_bits():
+    one = torch.ones(1, dtype=torch.float64)  # a matrix product need not sum G_ij in the order of G_ii
+    assert F._cosine(one - 4e-7, one, one, 1e-8, torch.float32) == 1.0
+    assert F._cosine(one - 4e-7, one, one, 1e-8, torch.float64) < 1.0

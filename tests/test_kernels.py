@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 
 from simreg import functional as F
 from simreg import kernels
-from simreg.kernels import reference, torch_loops
+from simreg.kernels import torch_loops
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -243,10 +243,3 @@ def test_a_compiler_sees_the_reference_in_one_graph(paired, centering):
     torch.testing.assert_close(means[1], means[0])
     gradients = [torch.autograd.grad(p.sum(), x)[0] for p in (graphed, eager)]
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
-
-
-def test_reference_center_of_is_what_center_features_subtracts():
-    x = draw(4, 3, 6)
-    for centering in CENTERINGS:
-        rows = reference.centred(x, 1, centering, None, 0.0).flatten(1)
-        torch.testing.assert_close(F.center_features(x, centering), rows)
